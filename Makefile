@@ -1,0 +1,92 @@
+# Needs Python >= 3.11, git and make; everything else goes into .venv. `make help` lists the targets.
+# torch from PyPI on Linux is a CUDA build of several GB. For the small CPU build, give pip its index:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# `make train BOXES="a.h5 b.h5" VALIDATION=c.h5`
+BOXES      ?=
+VALIDATION ?=
+
+RUN_EXTRAS := train,plot
+DEV_EXTRAS := train,tune,plot,io,hpc,dev
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint typecheck format train clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/run.stamp ## reconstruct the sample box and score it: tables and figures in demo-output/
+	$(BIN)/cosmofields demo --out demo-output
+
+# Two workers, because importing torch and compiling kernels dominates. Each gets one OpenMP thread
+# (torch, BLAS), or two workers would run four on two cores; our kernels take their threads from the
+# caller and stay short. A file stays on one worker: its fixtures are built once.
+test: export OMP_NUM_THREADS = 1
+test: PYTEST_ARGS ?= -n 2 --dist loadfile
+test: $(VENV)/dev.stamp ## ruff check, then pytest (PYTEST_ARGS replaces "-n 2 --dist loadfile")
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/dev.stamp ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(VENV)/dev.stamp ## mypy on the package
+	$(BIN)/mypy
+
+format: $(VENV)/dev.stamp ## rewrite the sources with ruff
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train: ## train both steps: make train BOXES="a.h5 b.h5" VALIDATION=c.h5
+	@test -n "$(BOXES)" && test -n "$(VALIDATION)" || \
+		{ echo 'Name the boxes: make train BOXES="a.h5 b.h5" VALIDATION=c.h5' >&2; exit 2; }
+	@$(MAKE) --no-print-directory $(VENV)/run.stamp
+	$(BIN)/cosmofields train density --boxes $(BOXES) --validation $(VALIDATION)
+	$(BIN)/cosmofields train velocity --boxes $(BOXES) --validation $(VALIDATION)
+
+clean: ## remove .venv, caches, builds and demo-output
+	rm -rf $(VENV) build dist demo-output .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find cosmofields tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the environment -------------------------------------------------------------------------------
+
+# A PYTHON that was asked for is used or refused; the default gives way to a newer one.
+ifeq ($(origin PYTHON),file)
+CANDIDATES := $(PYTHON) python3.11 python3.12 python3.13 python3.14
+else
+CANDIDATES := $(PYTHON)
+endif
+
+$(BIN)/python:
+	@for py in $(CANDIDATES); do \
+		if "$$py" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "Creating $(VENV) with $$py ($$("$$py" -V))"; \
+			"$$py" -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }; \
+			exit 0; \
+		fi; \
+	done; \
+	echo "cosmofields needs Python >= 3.11; tried: $(CANDIDATES). Name one: make PYTHON=/path/to/python3.11 ..." >&2; \
+	exit 1
+
+# $(call install,EXTRAS): pinned and editable; pip's output goes to a log that is shown when it fails.
+define install
+@echo "Installing cosmofields[$(1)] into $(VENV): minutes the first time (log: $(VENV)/install.log)"
+@$(BIN)/python -m pip install -c constraints.txt -e ".[$(1)]" > $(VENV)/install.log 2>&1 || \
+	{ cat $(VENV)/install.log >&2; echo "The installation failed; see above." >&2; exit 1; }
+endef
+
+$(VENV)/run.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,$(RUN_EXTRAS))
+	@touch $@
+
+# dev includes run.
+$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,$(DEV_EXTRAS))
+	@touch $(VENV)/run.stamp $@

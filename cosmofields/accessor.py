@@ -1,0 +1,225 @@
+"""``.recon`` on Datasets and DataArrays: thin methods over the public functions of the same names.
+
+The accessor holds nothing but the object, and imports what a method needs when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from .conventions import AXES, CATALOG_FIELDS, FIELDS, Grid, periodic_grid
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from .cosmology import Cosmology
+
+
+class _Recon:
+    """What Dataset and DataArray share: the box facts and the repr."""
+
+    def __init__(self, obj: Any) -> None:
+        self._obj = obj
+
+    @property
+    def grid(self) -> Grid:
+        """Cells and side lengths of the whole periodic box; see :class:`conventions.Grid`."""
+        return periodic_grid(self._obj)
+
+    @property
+    def cosmology(self) -> Cosmology:
+        """Cosmology of the attributes."""
+        from .cosmology import cosmology_of
+
+        return cosmology_of(self._obj)
+
+    @property
+    def redshift(self) -> float:
+        """Redshift of the attributes."""
+        from .cosmology import redshift_of
+
+        return redshift_of(self._obj)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        from .store import summarize_facts
+
+        return summarize_facts(self._obj)
+
+    def _found(self) -> list[str]:
+        raise NotImplementedError
+
+    def _next(self) -> list[str]:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        rows = [*self._facts(), ("holds", ", ".join(self._found()) or "no field that is known here")]
+        rows += [("next" if i == 0 else "", line) for i, line in enumerate(self._next())]
+        body = "\n".join(f"  {key:<10} {text}" for key, text in rows)
+        return f"<cosmofields .recon on a {type(self._obj).__name__}>\n{body}"
+
+
+def _known(obj: xr.DataArray) -> str:
+    units = obj.attrs.get("units", "1")
+    return f"{obj.name} ({', '.join(map(str, obj.dims))}){'' if units == '1' else f' {units}'}"
+
+
+@xr.register_dataset_accessor("recon")
+class DatasetRecon(_Recon):
+    """Reconstruction verbs of a catalogue or of the fields of a box."""
+
+    _obj: xr.Dataset
+
+    def _is_catalog(self) -> bool:
+        return "position" in self._obj
+
+    def _found(self) -> list[str]:
+        names = [*FIELDS, *(CATALOG_FIELDS if self._is_catalog() else ())]
+        return [_known(self._obj[name]) for name in dict.fromkeys(names) if name in self._obj]
+
+    def _next(self) -> list[str]:
+        ds = self._obj
+        if self._is_catalog():
+            steps = []
+            if "mass" in ds and "mass_bin" not in ds:
+                steps.append(".select(): the heaviest halos, in four mass bins")
+            if ds.attrs.get("space") == "real":
+                steps.append(".to_redshift_space(los='z'): shift by the peculiar velocity")
+            verb = "paint" if "mass_bin" in ds or "mass" in ds else "paint_matter"
+            return [*steps, f".{verb}(n_grid=128): cloud-in-cell fields"]
+        if "halo_density" in ds:
+            verbs = [".linear_theory(): density, velocity, momentum without a network"]
+            missing = [key for key in ("redshift", "cosmology", "los") if not ds.attrs.get(key)]
+            if missing or ds.attrs.get("space") != "redshift":
+                wants = missing or ["space='redshift' (paint after to_redshift_space)"]
+                return [*verbs, f".predict() still needs: {', '.join(wants)}"]
+            return [
+                ".predict(): density, velocity, momentum by the networks",
+                ".predict_velocity(), .predict_density(): one of them",
+                *verbs,
+            ]
+        if any(name in ds for name in FIELDS):
+            return [".evaluate(true): scores and spectra against another Dataset"]
+        return ["nothing: no catalogue and no field; see cosmofields.from_arrays"]
+
+    def select(
+        self, number_density: Sequence[float] = (1e-4, 1e-3, 2e-3, 3e-3), *, seed: int = 0
+    ) -> xr.Dataset:
+        """See :func:`cosmofields.select`."""
+        from .catalog import select
+
+        return select(self._obj, number_density, seed=seed)
+
+    def to_redshift_space(self, los: str = "z") -> xr.Dataset:
+        """See :func:`cosmofields.to_redshift_space`."""
+        from .catalog import to_redshift_space
+
+        return to_redshift_space(self._obj, los)
+
+    def paint(
+        self, n_grid: int | Sequence[int] = 128, *, weighting: str = "mass"
+    ) -> xr.Dataset:
+        """See :func:`cosmofields.paint`."""
+        from .painting import paint
+
+        return paint(self._obj, n_grid, weighting=weighting)
+
+    def paint_matter(self, n_grid: int | Sequence[int] = 128) -> xr.Dataset:
+        """See :func:`cosmofields.paint_matter`."""
+        from .painting import paint_matter
+
+        return paint_matter(self._obj, n_grid)
+
+    def linear_theory(
+        self, *, method: str = "wiener", bias: float | Sequence[float] | None = None
+    ) -> xr.Dataset:
+        """See :func:`cosmofields.linear_theory`."""
+        from .linear import linear_theory
+
+        return linear_theory(self._obj, method=method, bias=bias)
+
+    def linear_velocity(
+        self, *, method: str = "wiener", bias: float | Sequence[float] | None = None
+    ) -> xr.DataArray:
+        """See :func:`cosmofields.linear_velocity`."""
+        from .linear import linear_velocity
+
+        return linear_velocity(self._obj, method=method, bias=bias)
+
+    def predict(self, model: str | Path = "default", **options: Any) -> xr.Dataset:
+        """See :func:`cosmofields.predict`."""
+        from .inference import predict
+
+        return predict(self._obj, model, **options)
+
+    def predict_density(self, model: str | Path = "default", **options: Any) -> xr.DataArray:
+        """See :func:`cosmofields.predict_density`."""
+        from .inference import predict_density
+
+        return predict_density(self._obj, model, **options)
+
+    def predict_velocity(self, model: str | Path = "default", **options: Any) -> xr.DataArray:
+        """See :func:`cosmofields.predict_velocity`."""
+        from .inference import predict_velocity
+
+        return predict_velocity(self._obj, model, **options)
+
+    def evaluate(self, true: xr.Dataset) -> xr.Dataset:
+        """See :func:`cosmofields.evaluate`."""
+        from .evaluation import evaluate
+
+        return evaluate(self._obj, true)
+
+
+@xr.register_dataarray_accessor("recon")
+class DataArrayRecon(_Recon):
+    """Derivatives and spectra of one field."""
+
+    _obj: xr.DataArray
+
+    def _is_vector(self) -> bool:
+        return "component" in self._obj.dims
+
+    def _found(self) -> list[str]:
+        return [_known(self._obj)] if set(AXES) <= set(self._obj.dims) else []
+
+    def _next(self) -> list[str]:
+        if not self._found():
+            return [f"nothing: a field has the dims {', '.join(AXES)}"]
+        derived = ".divergence(), .curl()" if self._is_vector() else ".gradient()"
+        return [".power_spectrum(), .spectra(true)", derived]
+
+    def power_spectrum(
+        self, other: xr.DataArray | None = None, *, edges: ArrayLike | None = None
+    ) -> xr.Dataset:
+        """See :func:`cosmofields.power_spectrum`."""
+        from .statistics import power_spectrum
+
+        return power_spectrum(self._obj, other, edges=edges)
+
+    def spectra(self, true: xr.DataArray, *, edges: ArrayLike | None = None) -> xr.Dataset:
+        """See :func:`cosmofields.spectra`."""
+        from .statistics import spectra
+
+        return spectra(self._obj, true, edges=edges)
+
+    def gradient(self) -> xr.DataArray:
+        """See :func:`cosmofields.fourier.gradient`."""
+        from .fourier import gradient
+
+        return gradient(self._obj)
+
+    def divergence(self) -> xr.DataArray:
+        """See :func:`cosmofields.fourier.divergence`."""
+        from .fourier import divergence
+
+        return divergence(self._obj)
+
+    def curl(self) -> xr.DataArray:
+        """See :func:`cosmofields.fourier.curl`."""
+        from .fourier import curl
+
+        return curl(self._obj)

@@ -1,0 +1,415 @@
+"""Halo catalogues: making and checking one, selection by number density, mass bins, redshift space.
+
+A catalogue is a Dataset of ``position(halo, component)`` in Mpc/h, ``velocity(halo, component)`` in
+km/s (peculiar) and ``mass(halo)`` in Msun/h, with the box facts in its attributes.  Tables of halos
+are small, so these functions are eager.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from .conventions import (
+    AXES,
+    BOX_KEYS,
+    CATALOG_FIELDS,
+    COMPONENTS,
+    CONVENTIONS,
+    CatalogError,
+    DimensionError,
+    MissingVariableError,
+    StoreError,
+    attribute,
+    box_lengths,
+    check_los,
+    label,
+    listing,
+    make_grid,
+    parse_box_size,
+    step,
+)
+from .cosmology import as_cosmology, cosmology_of, parse_redshift, redshift_of
+from .lazy import CHUNK
+
+# The paper's four mass bins, by cumulative number density in (h/Mpc)^3.
+NUMBER_DENSITY = (1e-4, 1e-3, 2e-3, 3e-3)
+
+
+def from_arrays(
+    position: ArrayLike,
+    velocity: ArrayLike,
+    mass: ArrayLike | None = None,
+    *,
+    box_size: float | Sequence[float],
+    redshift: float,
+    cosmology: Any,
+    dim: str = "halo",
+) -> xr.Dataset:
+    """Catalogue from bare arrays, in real space.
+
+    Parameters
+    ----------
+    position : array, (n, 3)
+        Comoving, Mpc/h, in [0, box_size]; a coordinate equal to box_size wraps to 0.
+    velocity : array, (n, 3)
+        Peculiar velocity in km/s (not sqrt(a), not comoving).
+    mass : array, (n,), optional
+        Msun/h.  Halos need it (they are ranked by it); particles of equal mass do not.
+    box_size : float or three
+        Side of the periodic box in Mpc/h.
+    redshift : float
+    cosmology : dict, Cosmology or astropy cosmology
+        At least Omega_m and h; Omega_b, n_s, sigma8 for the linear power spectrum.
+    dim : str
+        Name of the row dim: ``"halo"``, or ``"particle"`` for matter.
+
+    Returns
+    -------
+    Dataset
+        ``position`` and ``velocity`` (dim, component), ``mass`` (dim), float32, numpy-backed.
+
+    Raises
+    ------
+    CatalogError
+        For NaN or infinite values, positions outside the box, wrong shapes, non-positive masses.
+    MissingAttributeError
+        If box size, redshift or cosmology is no such thing.
+    """
+    lengths = parse_box_size(box_size)
+    z = parse_redshift(redshift)
+    universe = as_cosmology(cosmology)
+    table = {"position": np.asarray(position), "velocity": np.asarray(velocity)}
+    if mass is not None:
+        table["mass"] = np.asarray(mass)
+    n = len(table["position"]) if table["position"].ndim else 0
+    for name, values in table.items():
+        expected = (n,) if name == "mass" else (n, 3)
+        if values.shape != expected:
+            raise CatalogError(f"`{name}` has shape {values.shape}; expected {expected}")
+        bad = int(np.count_nonzero(~np.isfinite(values)))
+        if bad:
+            row = int(np.argwhere(~np.isfinite(values))[0, 0])
+            raise CatalogError(
+                f"`{name}` holds {bad} NaN or infinite values (the first in row {row}); "
+                "drop those rows first"
+            )
+    if n == 0:
+        raise CatalogError("The catalogue is empty: `position` has no rows")
+    if mass is not None and not (table["mass"] > 0).all():
+        raise CatalogError(
+            f"`mass` holds {int((table['mass'] <= 0).sum())} values at or below zero; "
+            "expected Msun/h (not its logarithm)"
+        )
+    table["position"] = _wrap_strictly(table["position"], lengths)
+
+    variables = {}
+    for name, values in table.items():
+        spec = CATALOG_FIELDS[name]
+        dims = tuple(dim if d == "halo" else d for d in spec.dims)
+        attrs = {"units": spec.units, "long_name": spec.long_name}
+        variables[name] = (dims, values.astype(np.float32), attrs)
+    ds = xr.Dataset(
+        variables,
+        coords={"component": ("component", COMPONENTS)},
+        attrs={
+            "Conventions": CONVENTIONS,
+            "box_size": lengths[0] if len(set(lengths)) == 1 else list(lengths),
+            "redshift": z,
+            "cosmology": universe.to_dict(),
+            "space": "real",
+            "periodic": True,
+        },
+    )
+    return ds.assign_attrs(step(ds, f"from_arrays: {n} rows"))
+
+
+def _wrap_strictly(
+    position: NDArray[np.floating], lengths: Sequence[float]
+) -> NDArray[np.float32]:
+    """Positions in [0, L), with L moved to 0; anything further out is an error."""
+    sides = np.asarray(lengths)
+    # In float32 a value just below L can round up to L, which is a wrap and no error.
+    slack = 1e-6 * sides
+    outside = ((position < -slack) | (position > sides + slack)).any(axis=1)
+    if outside.any():
+        low, high = position.min(axis=0), position.max(axis=0)
+        hint = (
+            "They look centred on 0: add box_size / 2."
+            if (low < -0.3 * sides).all() and (high < 0.6 * sides).all()
+            else "Are they in kpc/h, or is box_size wrong?"
+            if (high > 100 * sides).any()
+            else "Wrap them with position % box_size if that is what they mean."
+        )
+        raise CatalogError(
+            f"{int(outside.sum())} of {len(position)} positions lie outside the box: they span "
+            f"{np.array2string(low, precision=4)} to {np.array2string(high, precision=4)} Mpc/h, "
+            f"expected [0, {listing(f'{side:g}' for side in sides)}]. {hint}"
+        )
+    return wrap(position, lengths)
+
+
+def wrap(position: NDArray[np.floating], lengths: Sequence[float]) -> NDArray[np.float32]:
+    """Positions modulo the box, in float32 and truly below L."""
+    sides = np.asarray(lengths, np.float32)
+    wrapped = np.mod(np.asarray(position, np.float64), lengths).astype(np.float32)
+    # np.mod(-1e-9, L) rounds to L in float32.
+    return np.where(wrapped >= sides, np.float32(0), wrapped)
+
+
+def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
+    """Open a simulated box: its halos, and the true matter fields.
+
+    Parameters
+    ----------
+    path : path of an HDF5 file
+        With ``halos/{Position,Velocity,Mass}``, ``fields/{density,momentum}`` and the attributes
+        box_size, redshift, Omega_m, Omega_b, h, n_s, sigma8.
+
+    Returns
+    -------
+    halos : Dataset
+        Catalogue in real space, in memory.
+    true : Dataset
+        ``density`` (x, y, z), ``velocity`` and ``momentum`` (component, x, y, z); dask-backed, read
+        from the file when computed.
+
+    Raises
+    ------
+    StoreError
+        If the path is no such file, or the file is truncated or incomplete.
+    """
+    import h5py
+
+    path = Path(path)
+    if not path.is_file():
+        raise StoreError(f"No file {str(path)!r}; expected an HDF5 box such as box_101.h5")
+    try:
+        with h5py.File(path, "r") as file:
+            wanted = [f"halos/{name}" for name in ("Position", "Velocity", "Mass")]
+            wanted += ["fields/density", "fields/momentum"]
+            keys = ["box_size", "redshift", "Omega_m", "h"]
+            lacking = [name for name in wanted if name not in file]
+            lacking += [f"attribute {key}" for key in keys if key not in file.attrs]
+            if lacking:
+                raise StoreError(f"{str(path)!r} is no simulated box: it lacks {listing(lacking)}")
+            attrs = {key: _plain(value) for key, value in file.attrs.items()}
+            columns = [file[name][:] for name in wanted[:3]]
+            shape = file["fields/density"].shape
+            if len(shape) != 3 or file["fields/momentum"].shape != (3, *shape):
+                raise StoreError(
+                    f"{str(path)!r}: fields/density has shape {shape} and fields/momentum "
+                    f"{file['fields/momentum'].shape}; expected (x, y, z) and (3, x, y, z)"
+                )
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(
+            f"{str(path)!r} cannot be read as HDF5 ({error}): truncated, or another format"
+        ) from error
+
+    parameters = ("Omega_m", "Omega_b", "h", "n_s", "sigma8")
+    halos = from_arrays(
+        *columns,
+        box_size=attrs["box_size"],
+        redshift=attrs["redshift"],
+        cosmology={key: attrs[key] for key in parameters if key in attrs},
+    )
+    source = {key: attrs[key] for key in ("code", "seed", "role", "particle_mass") if key in attrs}
+    source["file"] = path.name
+    halos = halos.assign_attrs({"source": source, **step(halos, f"open_box: {path.name}")})
+    return halos, _true_fields(path, shape, halos)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _true_fields(path: Path, shape: tuple[int, int, int], halos: xr.Dataset) -> xr.Dataset:
+    import dask.array as da
+
+    grid = make_grid(shape, box_lengths(halos))
+
+    def read(name: str, full: tuple[int, ...]) -> da.Array:
+        chunks = tuple(1 if len(full) > 3 and i == 0 else CHUNK for i in range(len(full)))
+        return da.map_blocks(
+            _read_block,
+            chunks=da.core.normalize_chunks(chunks, full),
+            dtype=np.float32,
+            path=str(path),
+            dataset=name,
+            meta=np.empty((0,) * len(full), np.float32),
+        )
+
+    density = read("fields/density", shape)
+    momentum = read("fields/momentum", (3, *shape))
+    facts = {key: halos.attrs[key] for key in BOX_KEYS if key in halos.attrs}
+    return xr.Dataset(
+        {
+            name: label(name, data, grid, facts)
+            for name, data in {
+                "density": density,
+                "velocity": momentum / density,
+                "momentum": momentum,
+            }.items()
+        },
+        attrs={
+            **{key: value for key, value in halos.attrs.items() if key != "history"},
+            "history": halos.attrs["history"],
+        },
+    )
+
+
+def _read_block(path: str, dataset: str, block_info: Any = None) -> NDArray[np.float32]:
+    import h5py
+
+    window = tuple(slice(lo, hi) for lo, hi in block_info[None]["array-location"])
+    try:
+        with h5py.File(path, "r") as file:
+            return file[dataset][window].astype(np.float32)
+    except (OSError, KeyError) as error:
+        raise StoreError(f"{path!r}: cannot read {dataset} {window} ({error})") from error
+
+
+def row_dim(catalog: xr.Dataset) -> str:
+    """Row dim of a catalogue: ``"halo"``, or ``"particle"`` for matter."""
+    for name in ("position", "velocity"):
+        if name not in catalog:
+            raise MissingVariableError(
+                f"No `{name}` in this Dataset, so it is no catalogue; "
+                "make one with from_arrays(position, velocity, mass, box_size=..., ...)"
+            )
+    dims = [str(d) for d in catalog["position"].dims if d != "component"]
+    if len(dims) != 1 or catalog.sizes.get("component") != 3:
+        raise DimensionError(
+            f"`position` has dims {catalog['position'].dims}; expected ('halo', 'component') "
+            "with three components"
+        )
+    return dims[0]
+
+
+def select(
+    halos: xr.Dataset,
+    number_density: Sequence[float] = NUMBER_DENSITY,
+    *,
+    seed: int = 0,
+) -> xr.Dataset:
+    """The most massive halos, cut and binned by cumulative number density.
+
+    Masses come in steps of the particle mass and files are ordered in space, so halos of equal mass
+    are ranked at random: a plain cut would tilt the density across the box.
+
+    Parameters
+    ----------
+    halos : Dataset
+        Catalogue with ``mass``.
+    number_density : sequence of float
+        Cumulative number densities in (h/Mpc)^3, rising; bin i holds the halos between the
+        (i-1)-th and the i-th, the heaviest first.  Default: the paper's four bins.
+    seed : int
+        Of the random ranking of equal masses.
+
+    Returns
+    -------
+    Dataset
+        The selected halos, heaviest first, with ``mass_bin`` (halo): 0 is the heaviest bin.
+
+    Raises
+    ------
+    CatalogError
+        If the catalogue has too few halos, or a bin would be empty.
+    """
+    dim = row_dim(halos)
+    if "mass" not in halos:
+        raise MissingVariableError("No `mass` in this catalogue; halos are ranked by it")
+    edges = np.asarray(number_density, dtype=float)
+    if edges.ndim != 1 or edges.size == 0 or not (np.diff(edges, prepend=0.0) > 0).all():
+        raise CatalogError(
+            f"number_density={number_density!r}; expected rising cumulative densities in "
+            f"(h/Mpc)^3, e.g. {list(NUMBER_DENSITY)}"
+        )
+    volume = float(np.prod(box_lengths(halos)))
+    ranks = np.rint(edges * volume).astype(int)
+    n = halos.sizes[dim]
+    if ranks[-1] > n:
+        raise CatalogError(
+            f"number_density={edges[-1]:g} (h/Mpc)^3 needs {ranks[-1]} halos in {volume:g} "
+            f"(Mpc/h)^3; the catalogue has {n}, that is {n / volume:.3g} (h/Mpc)^3"
+        )
+    counts = np.diff(ranks, prepend=0)
+    if (counts == 0).any():
+        raise CatalogError(
+            f"Mass bin {int(np.argmin(counts))} is empty: number_density={listing(edges)} times "
+            f"the volume {volume:g} (Mpc/h)^3 gives {listing(counts)} halos a bin"
+        )
+    mass = halos["mass"].values
+    shuffled = np.random.default_rng(seed).permutation(n)
+    order = shuffled[np.argsort(-mass[shuffled], kind="stable")][: ranks[-1]]
+    chosen = halos.isel({dim: order})
+    chosen["mass_bin"] = (
+        dim,
+        np.repeat(np.arange(len(counts), dtype=np.int8), counts),
+        {"long_name": "mass bin, 0 the heaviest"},
+    )
+    return chosen.assign_attrs(
+        number_density=[float(edge) for edge in edges],
+        selection_seed=int(seed),
+        **{"history": step(halos, f"select: {ranks[-1]} of {n} halos")["history"]},
+    )
+
+
+def to_redshift_space(catalog: xr.Dataset, los: str = "z") -> xr.Dataset:
+    """Shift positions along ``los`` by their peculiar velocity: s = r + v_los / (a H).
+
+    Parameters
+    ----------
+    catalog : Dataset
+        In real space.
+    los : {"x", "y", "z"}
+        Line of sight, one for the whole box (plane-parallel).
+
+    Returns
+    -------
+    Dataset
+        With ``position`` wrapped into the box and attributes ``space="redshift"``, ``los``.
+
+    Raises
+    ------
+    CatalogError
+        If the catalogue is in redshift space already.
+    """
+    row_dim(catalog)
+    axis = AXES.index(check_los(los))
+    if catalog.attrs.get("space") == "redshift":
+        raise CatalogError(
+            f"The catalogue is in redshift space already (los={catalog.attrs.get('los')!r})"
+        )
+    lengths = box_lengths(catalog)
+    rate = float(cosmology_of(catalog).aH(redshift_of(catalog)))
+    position = np.array(catalog["position"].values, dtype=np.float64)
+    position[:, axis] += catalog["velocity"].values[:, axis] / rate
+    moved = catalog.copy()
+    moved["position"] = catalog["position"].copy(data=wrap(position, lengths))
+    return moved.assign_attrs(
+        {**step(catalog, f"to_redshift_space: los={los}"), "space": "redshift", "los": los}
+    )
+
+
+def check_catalog(catalog: xr.Dataset) -> str:
+    """Check what painting relies on; return the row dim.
+
+    Raises
+    ------
+    CatalogError, MissingAttributeError, MissingVariableError, DimensionError
+    """
+    dim = row_dim(catalog)
+    for key in ("box_size", "redshift", "cosmology"):
+        attribute(catalog, key)
+    cosmology_of(catalog)
+    return dim
+

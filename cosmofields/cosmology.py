@@ -1,0 +1,190 @@
+"""Background, growth and linear power of a flat LCDM universe, from the attributes of an object.
+
+Radiation is neglected after decoupling in the background (1e-4 at z < 1); the linear power
+spectrum comes from CAMB, normalised to ``sigma8``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .conventions import MissingAttributeError, XObject, attribute
+
+
+@dataclass(frozen=True)
+class Cosmology:
+    """Parameters of a flat LCDM universe.
+
+    Parameters
+    ----------
+    Omega_m : float
+        Matter density today over critical.
+    h : float
+        Hubble constant over 100 km/s/Mpc.
+    Omega_b, n_s, sigma8 : float, optional
+        Only the linear power spectrum needs them.
+    """
+
+    Omega_m: float
+    h: float
+    Omega_b: float | None = None
+    n_s: float | None = None
+    sigma8: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges once."""
+        if not 0 < self.Omega_m <= 1:
+            raise MissingAttributeError(f"Omega_m={self.Omega_m!r}; expected 0 < Omega_m <= 1")
+        if not 0.1 < self.h < 2:
+            raise MissingAttributeError(
+                f"h={self.h!r}; expected H0 / (100 km/s/Mpc), about 0.7 (not H0 itself)"
+            )
+
+    def to_dict(self) -> dict[str, float]:
+        """Parameters that are set, as JSON-able attributes."""
+        return {key: float(value) for key, value in asdict(self).items() if value is not None}
+
+    def E(self, z: ArrayLike) -> NDArray[np.float64]:
+        """H(z) / H0 = sqrt(Omega_m (1+z)^3 + 1 - Omega_m)."""
+        zp1 = 1 + np.asarray(z, dtype=float)
+        return np.sqrt(self.Omega_m * zp1**3 + 1 - self.Omega_m)
+
+    def aH(self, z: ArrayLike) -> NDArray[np.float64]:
+        """Conformal Hubble rate a H in km/s/(Mpc/h): 100 E(z) / (1 + z)."""
+        return 100 * self.E(z) / (1 + np.asarray(z, dtype=float))
+
+    def f(self, z: ArrayLike) -> NDArray[np.float64]:
+        """Growth rate d ln D / d ln a = Omega_m(z)^0.55 (Linder 2005)."""
+        zp1 = 1 + np.asarray(z, dtype=float)
+        return (self.Omega_m * zp1**3 / self.E(z) ** 2) ** 0.55
+
+    def D(self, z: float) -> float:
+        """Linear growth factor, 1 today: D ~ E(z) int_z^inf (1+z') / E(z')^3 dz' (Heath 1977)."""
+        from scipy.integrate import quad
+
+        def grow(at: float) -> float:
+            # In u = 1 / (1 + z') the integrand (u E)^-3 is smooth down to u = 0.
+            integral, _ = quad(lambda u: (u * self.E(1 / u - 1)) ** -3.0, 0, 1 / (1 + at))
+            return float(self.E(at)) * integral
+
+        return grow(z) / grow(0.0)
+
+    def linear_power(self, k: ArrayLike, z: float) -> NDArray[np.float64]:
+        """Linear matter power spectrum at redshift ``z`` from CAMB.
+
+        Parameters
+        ----------
+        k : array
+            Wavenumber in h/Mpc; values at or below zero give zero power.
+        z : float
+            Redshift.
+
+        Returns
+        -------
+        array
+            P(k) in (Mpc/h)^3, convention <|delta(k)|^2> = V P(k).
+        """
+        knots, log_power = _camb_table(self, float(z))
+        k = np.asarray(k, dtype=float)
+        inside = np.clip(k, np.exp(knots[0]), np.exp(knots[-1]))
+        return np.where(k > 0, np.exp(np.interp(np.log(inside), knots, log_power)), 0.0)
+
+
+@lru_cache(maxsize=8)
+def _camb_table(cosmology: Cosmology, z: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    import camb
+
+    missing = [key for key in ("Omega_b", "n_s", "sigma8") if getattr(cosmology, key) is None]
+    if missing:
+        raise MissingAttributeError(
+            f"The linear power spectrum needs {', '.join(missing)} in the cosmology; "
+            "e.g. Omega_b=0.0445, n_s=0.968, sigma8=0.83"
+        )
+    assert cosmology.Omega_b is not None and cosmology.sigma8 is not None
+    h = cosmology.h
+    amplitude = 2e-9
+
+    def power(a_s: float) -> Any:
+        params = camb.set_params(
+            H0=100 * h,
+            ombh2=cosmology.Omega_b * h**2,
+            omch2=(cosmology.Omega_m - cosmology.Omega_b) * h**2,
+            ns=cosmology.n_s,
+            As=a_s,
+            mnu=0.0,
+            num_massive_neutrinos=0,
+        )
+        params.set_matter_power(redshifts=sorted({0.0, z}, reverse=True), kmax=30)
+        return camb.get_results(params)
+
+    # The power is proportional to A_s, so one run fixes the normalisation.
+    results = power(amplitude)
+    scale = (cosmology.sigma8 / results.get_sigma8_0()) ** 2
+    k, redshifts, table = results.get_matter_power_spectrum(minkh=1e-4, maxkh=25, npoints=800)
+    row = int(np.argmin(np.abs(np.asarray(redshifts) - z)))
+    return np.log(k), np.log(scale * table[row])
+
+
+def as_cosmology(value: Any) -> Cosmology:
+    """Cosmology from a :class:`Cosmology`, a mapping of parameters, or a flat astropy cosmology.
+
+    Raises
+    ------
+    MissingAttributeError
+        If Omega_m or h is missing or out of range, or the universe is not flat LCDM.
+    """
+    if isinstance(value, Cosmology):
+        return value
+    if isinstance(value, Mapping):
+        lacking = [key for key in ("Omega_m", "h") if key not in value]
+        if lacking:
+            raise MissingAttributeError(
+                f"The cosmology lacks {', '.join(lacking)} (it has {', '.join(map(str, value))}); "
+                "e.g. {'Omega_m': 0.268, 'h': 0.71, 'Omega_b': 0.0445, 'n_s': 0.968, 'sigma8': 0.83}"
+            )
+        w0 = value.get("w0", -1.0)
+        if not np.isclose(w0, -1.0):
+            raise MissingAttributeError(f"w0={w0}: only flat LCDM (w0 = -1) is implemented")
+        known = ("Omega_m", "h", "Omega_b", "n_s", "sigma8")
+        return Cosmology(**{key: float(value[key]) for key in known if key in value})
+    if hasattr(value, "Om0") and hasattr(value, "H0"):
+        if abs(getattr(value, "Ok0", 0.0)) > 1e-6 or getattr(value, "w0", -1.0) != -1.0:
+            raise MissingAttributeError(f"{value} is not flat LCDM, the only kind implemented")
+        meta = getattr(value, "meta", {}) or {}
+        optional = {"Omega_b": value.Ob0, "n_s": meta.get("n"), "sigma8": meta.get("sigma8")}
+        return Cosmology(
+            Omega_m=float(value.Om0),
+            h=float(value.H0.value) / 100,
+            **{key: float(number) for key, number in optional.items() if number is not None},
+        )
+    raise MissingAttributeError(
+        f"cosmology={value!r}; expected a dict such as {{'Omega_m': 0.268, 'h': 0.71}}, "
+        "a cosmofields.Cosmology, or an astropy FlatLambdaCDM"
+    )
+
+
+def cosmology_of(obj: XObject) -> Cosmology:
+    """Cosmology of an object, from ``attrs['cosmology']``."""
+    return as_cosmology(attribute(obj, "cosmology"))
+
+
+def parse_redshift(value: Any) -> float:
+    """Redshift as a finite number above -1."""
+    try:
+        z = float(value)
+    except (TypeError, ValueError):
+        z = np.nan
+    if not (np.isfinite(z) and z > -1):
+        raise MissingAttributeError(f"redshift={value!r}; expected a number, e.g. 0.59")
+    return z
+
+
+def redshift_of(obj: XObject) -> float:
+    """Redshift of an object, from ``attrs['redshift']``."""
+    return parse_redshift(attribute(obj, "redshift"))

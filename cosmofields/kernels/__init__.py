@@ -1,0 +1,1 @@
+"""Numerical kernels on plain arrays: no labels, no units, no files."""

@@ -56,7 +56,10 @@ class _Recon:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        rows = [*self._facts(), ("holds", ", ".join(self._found()) or "no field that is known here")]
+        rows = [
+            *self._facts(),
+            ("holds", ", ".join(self._found()) or "no field that is known here"),
+        ]
         rows += [("next" if i == 0 else "", line) for i, line in enumerate(self._next())]
         body = "\n".join(f"  {key:<10} {text}" for key, text in rows)
         return f"<cosmofields .recon on a {type(self._obj).__name__}>\n{body}"
@@ -119,9 +122,7 @@ class DatasetRecon(_Recon):
 
         return to_redshift_space(self._obj, los)
 
-    def paint(
-        self, n_grid: int | Sequence[int] = 128, *, weighting: str = "mass"
-    ) -> xr.Dataset:
+    def paint(self, n_grid: int | Sequence[int] = 128, *, weighting: str = "mass") -> xr.Dataset:
         """See :func:`cosmofields.paint`."""
         from .painting import paint
 

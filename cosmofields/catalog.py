@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from .conventions import (
     AXES,
-    BOX_KEYS,
     CATALOG_FIELDS,
     COMPONENTS,
     CONVENTIONS,
@@ -25,9 +24,10 @@ from .conventions import (
     DimensionError,
     MissingVariableError,
     StoreError,
-    attribute,
+    box_facts,
     box_lengths,
     check_los,
+    check_periodic,
     label,
     listing,
     make_grid,
@@ -39,6 +39,8 @@ from .lazy import CHUNK
 
 # The paper's four mass bins, by cumulative number density in (h/Mpc)^3.
 NUMBER_DENSITY = (1e-4, 1e-3, 2e-3, 3e-3)
+# What h5py raises for damaged files, according to the place of the damage.
+_UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 
 def from_arrays(
@@ -87,11 +89,16 @@ def from_arrays(
     table = {"position": np.asarray(position), "velocity": np.asarray(velocity)}
     if mass is not None:
         table["mass"] = np.asarray(mass)
-    n = len(table["position"]) if table["position"].ndim else 0
+    shape = table["position"].shape
+    if len(shape) != 2 or shape[1] != 3:
+        raise CatalogError(f"`position` has shape {shape}; expected (n, 3)")
+    n = shape[0]
     for name, values in table.items():
         expected = (n,) if name == "mass" else (n, 3)
         if values.shape != expected:
             raise CatalogError(f"`{name}` has shape {values.shape}; expected {expected}")
+        if values.dtype.kind not in "iuf":
+            raise CatalogError(f"`{name}` has dtype {values.dtype}; expected real numbers")
         bad = int(np.count_nonzero(~np.isfinite(values)))
         if bad:
             row = int(np.argwhere(~np.isfinite(values))[0, 0])
@@ -129,9 +136,7 @@ def from_arrays(
     return ds.assign_attrs(step(ds, f"from_arrays: {n} rows"))
 
 
-def _wrap_strictly(
-    position: NDArray[np.floating], lengths: Sequence[float]
-) -> NDArray[np.float32]:
+def _wrap_strictly(position: NDArray[np.floating], lengths: Sequence[float]) -> NDArray[np.float32]:
     """Positions in [0, L), with L moved to 0; anything further out is an error."""
     sides = np.asarray(lengths)
     # In float32 a value just below L can round up to L, which is a wrap and no error.
@@ -177,7 +182,7 @@ def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
         Catalogue in real space, in memory.
     true : Dataset
         ``density`` (x, y, z), ``velocity`` and ``momentum`` (component, x, y, z); dask-backed, read
-        from the file when computed.
+        from the file when computed.  The velocity of a cell without mass is NaN.
 
     Raises
     ------
@@ -194,7 +199,7 @@ def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
             wanted = [f"halos/{name}" for name in ("Position", "Velocity", "Mass")]
             wanted += ["fields/density", "fields/momentum"]
             keys = ["box_size", "redshift", "Omega_m", "h"]
-            lacking = [name for name in wanted if name not in file]
+            lacking = [name for name in wanted if not isinstance(file.get(name), h5py.Dataset)]
             lacking += [f"attribute {key}" for key in keys if key not in file.attrs]
             if lacking:
                 raise StoreError(f"{str(path)!r} is no simulated box: it lacks {listing(lacking)}")
@@ -206,9 +211,9 @@ def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
                     f"{str(path)!r}: fields/density has shape {shape} and fields/momentum "
                     f"{file['fields/momentum'].shape}; expected (x, y, z) and (3, x, y, z)"
                 )
-    except OSError as error:
-        if isinstance(error, StoreError):
-            raise
+    except StoreError:
+        raise
+    except _UNREADABLE as error:
         raise StoreError(
             f"{str(path)!r} cannot be read as HDF5 ({error}): truncated, or another format"
         ) from error
@@ -227,7 +232,11 @@ def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, np.ndarray):
+        value = value.item() if value.size == 1 else value.tolist()
+    elif isinstance(value, np.generic):
+        value = value.item()
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _true_fields(path: Path, shape: tuple[int, int, int], halos: xr.Dataset) -> xr.Dataset:
@@ -248,20 +257,11 @@ def _true_fields(path: Path, shape: tuple[int, int, int], halos: xr.Dataset) -> 
 
     density = read("fields/density", shape)
     momentum = read("fields/momentum", (3, *shape))
-    facts = {key: halos.attrs[key] for key in BOX_KEYS if key in halos.attrs}
+    velocity = momentum / da.where(density > 0, density, np.float32(np.nan))
+    fields = {"density": density, "velocity": velocity, "momentum": momentum}
     return xr.Dataset(
-        {
-            name: label(name, data, grid, facts)
-            for name, data in {
-                "density": density,
-                "velocity": momentum / density,
-                "momentum": momentum,
-            }.items()
-        },
-        attrs={
-            **{key: value for key, value in halos.attrs.items() if key != "history"},
-            "history": halos.attrs["history"],
-        },
+        {name: label(name, data, grid, box_facts(halos)) for name, data in fields.items()},
+        attrs=halos.attrs,
     )
 
 
@@ -272,7 +272,7 @@ def _read_block(path: str, dataset: str, block_info: Any = None) -> NDArray[np.f
     try:
         with h5py.File(path, "r") as file:
             return file[dataset][window].astype(np.float32)
-    except (OSError, KeyError) as error:
+    except _UNREADABLE as error:
         raise StoreError(f"{path!r}: cannot read {dataset} {window} ({error})") from error
 
 
@@ -328,7 +328,8 @@ def select(
     if "mass" not in halos:
         raise MissingVariableError("No `mass` in this catalogue; halos are ranked by it")
     edges = np.asarray(number_density, dtype=float)
-    if edges.ndim != 1 or edges.size == 0 or not (np.diff(edges, prepend=0.0) > 0).all():
+    rising = edges.ndim == 1 and edges.size > 0 and (np.diff(edges, prepend=0.0) > 0).all()
+    if not (rising and np.isfinite(edges[-1])):
         raise CatalogError(
             f"number_density={number_density!r}; expected rising cumulative densities in "
             f"(h/Mpc)^3, e.g. {list(NUMBER_DENSITY)}"
@@ -359,7 +360,7 @@ def select(
     return chosen.assign_attrs(
         number_density=[float(edge) for edge in edges],
         selection_seed=int(seed),
-        **{"history": step(halos, f"select: {ranks[-1]} of {n} halos")["history"]},
+        history=step(halos, f"select: {ranks[-1]} of {n} halos")["history"],
     )
 
 
@@ -383,7 +384,7 @@ def to_redshift_space(catalog: xr.Dataset, los: str = "z") -> xr.Dataset:
     CatalogError
         If the catalogue is in redshift space already.
     """
-    row_dim(catalog)
+    dim = row_dim(catalog)
     axis = AXES.index(check_los(los))
     if catalog.attrs.get("space") == "redshift":
         raise CatalogError(
@@ -391,10 +392,10 @@ def to_redshift_space(catalog: xr.Dataset, los: str = "z") -> xr.Dataset:
         )
     lengths = box_lengths(catalog)
     rate = float(cosmology_of(catalog).aH(redshift_of(catalog)))
-    position = np.array(catalog["position"].values, dtype=np.float64)
-    position[:, axis] += catalog["velocity"].values[:, axis] / rate
-    moved = catalog.copy()
-    moved["position"] = catalog["position"].copy(data=wrap(position, lengths))
+    position = catalog["position"].transpose(dim, "component")
+    shifted = position.values.astype(np.float64)
+    shifted[:, axis] += catalog["velocity"].transpose(dim, "component").values[:, axis] / rate
+    moved = catalog.assign(position=position.copy(data=wrap(shifted, lengths)))
     return moved.assign_attrs(
         {**step(catalog, f"to_redshift_space: los={los}"), "space": "redshift", "los": los}
     )
@@ -405,11 +406,13 @@ def check_catalog(catalog: xr.Dataset) -> str:
 
     Raises
     ------
-    CatalogError, MissingAttributeError, MissingVariableError, DimensionError
+    CatalogError, MissingAttributeError, MissingVariableError, DimensionError, NotPeriodicError
     """
     dim = row_dim(catalog)
-    for key in ("box_size", "redshift", "cosmology"):
-        attribute(catalog, key)
+    if not catalog.sizes[dim]:
+        raise CatalogError("The catalogue is empty: `position` has no rows")
+    check_periodic(catalog, what="painting")
+    box_lengths(catalog)
+    redshift_of(catalog)
     cosmology_of(catalog)
     return dim
-

@@ -22,7 +22,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Take the halos of a simulated box to redshift space, reconstruct density and "
         "velocity by linear theory and by the networks, and score them against the truth.",
     )
-    demo.add_argument("--out", default="demo-output", help="directory to write (default: %(default)s)")
+    demo.add_argument(
+        "--out", default="demo-output", help="directory to write (default: %(default)s)"
+    )
     demo.add_argument("--box", help="HDF5 box; default: the sample in the package")
     demo.add_argument("--los", choices=AXES, default="z", help="line of sight (default: z)")
     demo.add_argument("--model", default="default", help="directory of saved models")

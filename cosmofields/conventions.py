@@ -1,21 +1,23 @@
-"""What every module agrees on: dimensions, the field registry, attribute keys, checks, exceptions.
+"""What every module agrees on: dims, the field registry, attribute keys, checks, exceptions.
 
-A field is an :class:`xarray.DataArray` on the dims ``x, y, z`` (C order); node ``i`` of an axis sits
-at ``i L / N``.  A vector has a leading ``component`` dim.  Box facts travel in ``attrs`` of both
-Datasets and DataArrays, because users pass either.  Units are fixed, written for people, never parsed.
+A field is an :class:`xarray.DataArray` on the dims ``x, y, z`` (C order); node ``i`` of an axis
+sits at ``i L / N``.  A vector has a leading ``component`` dim.  Box facts travel in ``attrs`` of
+both Datasets and DataArrays, because users pass either.  Units are fixed, written for people,
+never parsed.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 AXES = ("x", "y", "z")
 COMPONENTS = np.array(AXES, dtype=object)
@@ -102,6 +104,7 @@ _HOW_TO_SET = {
     "{'Omega_m': 0.268, 'Omega_b': 0.0445, 'h': 0.71, 'n_s': 0.968, 'sigma8': 0.83}",
     "los": "the axis of the redshift-space shift: obj.attrs['los'] = 'z', or make the catalogue "
     "with to_redshift_space(los='z')",
+    "space": "whether positions are shifted: obj.attrs['space'] = 'real', or 'redshift'",
 }
 
 
@@ -115,9 +118,8 @@ def attribute(obj: XObject, key: str) -> Any:
     """
     value = obj.attrs.get(key)
     if value is None:
-        raise MissingAttributeError(
-            f"No `{key}` on this {type(obj).__name__}. Set {_HOW_TO_SET.get(key, f'attrs[{key!r}]')}"
-        )
+        how = _HOW_TO_SET.get(key, f"attrs[{key!r}]")
+        raise MissingAttributeError(f"No `{key}` on this {type(obj).__name__}. Set {how}")
     return value
 
 
@@ -152,6 +154,11 @@ class Grid:
 
     shape: tuple[int, int, int]
     lengths: tuple[float, float, float]
+    # Coordinates of an object that is rolled or shifted: what is derived from it must keep them,
+    # to the last bit, or xarray would align the two by what labels they happen to share.
+    nodes: tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None = field(
+        default=None, repr=False, compare=False
+    )
 
     @property
     def cell_size(self) -> tuple[float, float, float]:
@@ -167,24 +174,30 @@ class Grid:
         """Box volume in (Mpc/h)^3."""
         return float(np.prod(self.lengths))
 
-    def coords(self) -> dict[str, xr.Variable]:
-        """Coordinates of the nodes: node ``i`` of an axis sits at ``i L / N``."""
+    def coords(self) -> dict[Hashable, xr.Variable]:
+        """Coordinates of the nodes: node ``i`` of an axis sits at ``i L / N``, unless rolled."""
+        nodes = self.nodes or [
+            np.arange(n) * (length / n) for n, length in zip(self.shape, self.lengths, strict=True)
+        ]
         return {
             axis: xr.Variable(
                 axis,
-                np.arange(n) * (length / n),
+                values,
                 {"units": "Mpc/h", "long_name": f"comoving {axis}", "axis": axis.upper()},
             )
-            for axis, n, length in zip(AXES, self.shape, self.lengths, strict=True)
+            for axis, values in zip(AXES, nodes, strict=True)
         }
 
 
 def make_grid(n_grid: int | Sequence[int], lengths: Sequence[float]) -> Grid:
     """Grid of ``n_grid`` cells per axis (one number or three) over sides ``lengths`` in Mpc/h."""
-    cells = np.broadcast_to(np.asarray(n_grid), 3)
-    if not (np.issubdtype(cells.dtype, np.integer) and (cells > 1).all()):
-        raise DimensionError(f"n_grid={n_grid!r}; expected a whole number of cells, at least 2")
-    nx, ny, nz = (int(n) for n in cells)
+    cells = np.asarray(n_grid)
+    whole = np.issubdtype(cells.dtype, np.integer) and cells.shape in ((), (3,))
+    if not (whole and (cells > 1).all()):
+        raise DimensionError(
+            f"n_grid={n_grid!r}; expected a whole number of cells, at least 2, or three of them"
+        )
+    nx, ny, nz = (int(n) for n in np.broadcast_to(cells, 3))
     return Grid((nx, ny, nz), parse_box_size(lengths))
 
 
@@ -194,25 +207,35 @@ def canonical(da: xr.DataArray, *leading: str, name: str | None = None) -> xr.Da
     Raises
     ------
     DimensionError
-        If a dim is missing or one too many is there.
+        If a dim is missing or one too many is there, or the components are not x, y and z.
     """
     wanted = (*leading, *AXES)
+    what = name or da.name or "field"
     if set(da.dims) != set(wanted):
-        raise DimensionError(
-            f"`{name or da.name or 'field'}` has dims {da.dims}; expected {wanted}"
-        )
+        raise DimensionError(f"`{what}` has dims {da.dims}; expected {wanted}")
+    if "component" in wanted:
+        named = "component" in da.coords
+        names = [str(c) for c in da["component"].values] if named else [*AXES]
+        if da.sizes["component"] != 3 or names != [*AXES]:
+            have = names if named else da.sizes["component"]
+            raise DimensionError(f"`{what}` has the components {have}; expected x, y, z in order")
     return da if da.dims == wanted else da.transpose(*wanted)
 
 
 def variable(ds: xr.Dataset, name: str, *, hint: str = "") -> xr.DataArray:
-    """Registered field ``name`` of ``ds`` in canonical dim order, carrying the box facts."""
+    """Registered field ``name`` of ``ds`` in canonical dim order, carrying the box facts.
+
+    Those of ``ds`` count; what it does not say, the field's own attributes may.
+    """
     if name not in ds:
-        there = ", ".join(map(str, ds.data_vars)) or "no variable at all"
-        raise MissingVariableError(f"No `{name}` in this Dataset (it holds {there}). {hint}".strip())
+        there = listing(ds.data_vars) or "no variable at all"
+        message = f"No `{name}` in this Dataset (it holds {there}). {hint}"
+        raise MissingVariableError(message.strip())
     dims = FIELDS[name].dims
     da = canonical(ds[name], *dims[:-3], name=name)
-    facts = {key: ds.attrs[key] for key in BOX_KEYS if key in ds.attrs}
-    return da.assign_attrs({**facts, **da.attrs})
+    return da.assign_attrs(
+        {key: value for key, value in box_facts(ds).items() if value is not None}
+    )
 
 
 def periodic_grid(obj: XObject, *, what: str = "This operation") -> Grid:
@@ -227,16 +250,16 @@ def periodic_grid(obj: XObject, *, what: str = "This operation") -> Grid:
     """
     missing = [axis for axis in AXES if axis not in obj.dims]
     if missing:
-        raise DimensionError(f"{what} needs the dims {AXES}; missing {missing} in {tuple(obj.dims)}")
+        raise DimensionError(f"{what} needs the dims {AXES}; {missing} not in {tuple(obj.dims)}")
     lengths = box_lengths(obj)
     shape = (obj.sizes["x"], obj.sizes["y"], obj.sizes["z"])
-    if obj.attrs.get("periodic") is False:
-        raise NotPeriodicError(f"{what} needs a periodic box; attrs['periodic'] is False here")
+    check_periodic(obj, what=what)
     for axis, n, length in zip(AXES, shape, lengths, strict=True):
         if axis not in obj.coords:
             raise NotPeriodicError(
                 f"{what} needs the coordinate `{axis}` (node i at i L / N, in Mpc/h) to know that "
-                f"the field is the whole box: obj.assign_coords({axis}=np.arange({n}) * {length / n:g})"
+                "the field is the whole box: "
+                f"obj.assign_coords({axis}=np.arange({n}) * {length / n:g})"
             )
         nodes = obj.coords[axis].values
         steps = np.diff(nodes)
@@ -245,10 +268,17 @@ def periodic_grid(obj: XObject, *, what: str = "This operation") -> Grid:
         if n < 2 or not np.allclose(steps, length / n, rtol=1e-4, atol=0):
             span = (nodes.max() - nodes.min()) * n / max(n - 1, 1)
             raise NotPeriodicError(
-                f"{what} needs the whole periodic box: `{axis}` has {n} nodes spanning {span:g} "
-                f"of box_size={length:g} Mpc/h. Use the uncut field, or set the right box_size."
+                f"{what} needs the whole periodic box, in rising order: `{axis}` has {n} nodes "
+                f"spanning {span:g} of box_size={length:g} Mpc/h. Use the uncut field, or set the "
+                "right box_size."
             )
-    return Grid(shape, lengths)
+    return Grid(shape, lengths, (obj["x"].values, obj["y"].values, obj["z"].values))
+
+
+def check_periodic(obj: XObject, *, what: str) -> None:
+    """Raise :class:`NotPeriodicError` if the attributes say that the box is not periodic."""
+    if not obj.attrs.get("periodic", True):
+        raise NotPeriodicError(f"{what} needs a periodic box; attrs['periodic'] is False here")
 
 
 def check_same_grid(first: XObject, *others: XObject) -> None:
@@ -284,12 +314,10 @@ def box_facts(obj: XObject) -> dict[str, Any]:
     return {key: obj.attrs[key] for key in BOX_KEYS if key in obj.attrs}
 
 
-def label(
-    name: str, data: Any, grid: Grid, facts: Mapping[str, Any], **attrs: Any
-) -> xr.DataArray:
+def label(name: str, data: Any, grid: Grid, facts: Mapping[str, Any], **attrs: Any) -> xr.DataArray:
     """Wrap a bare array as the registered field ``name`` on ``grid``."""
     spec = FIELDS[name]
-    coords: dict[Hashable, Any] = dict(grid.coords())
+    coords: dict[Hashable, Any] = {**grid.coords()}
     if spec.is_vector:
         coords["component"] = ("component", COMPONENTS)
     return xr.DataArray(
@@ -311,7 +339,7 @@ def step(obj: XObject, what: str) -> dict[str, Any]:
 
 def is_lazy(*objects: XObject) -> bool:
     """Whether any of the objects is backed by dask."""
-    return any(obj.chunks for obj in objects)
+    return any(obj.__dask_graph__() is not None for obj in objects)
 
 
 def require_extra(module: str, extra: str, purpose: str) -> ModuleType:

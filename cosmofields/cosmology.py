@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,23 @@ class Cosmology:
 
     def __post_init__(self) -> None:
         """Check the ranges once."""
+        for key, value in asdict(self).items():
+            if value is not None and not isinstance(value, Real):
+                raise MissingAttributeError(f"{key}={value!r}; expected a number")
         if not 0 < self.Omega_m <= 1:
             raise MissingAttributeError(f"Omega_m={self.Omega_m!r}; expected 0 < Omega_m <= 1")
         if not 0.1 < self.h < 2:
             raise MissingAttributeError(
                 f"h={self.h!r}; expected H0 / (100 km/s/Mpc), about 0.7 (not H0 itself)"
             )
+        if self.Omega_b is not None and not 0 < self.Omega_b < self.Omega_m:
+            raise MissingAttributeError(
+                f"Omega_b={self.Omega_b!r}; expected 0 < Omega_b < Omega_m={self.Omega_m!r}"
+            )
+        if self.sigma8 is not None and not 0 < self.sigma8 < 10:
+            raise MissingAttributeError(f"sigma8={self.sigma8!r}; expected about 0.8")
+        if self.n_s is not None and not 0 < self.n_s < 2:
+            raise MissingAttributeError(f"n_s={self.n_s!r}; expected about 0.96")
 
     def to_dict(self) -> dict[str, float]:
         """Parameters that are set, as JSON-able attributes."""
@@ -100,32 +112,26 @@ class Cosmology:
 def _camb_table(cosmology: Cosmology, z: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     import camb
 
-    missing = [key for key in ("Omega_b", "n_s", "sigma8") if getattr(cosmology, key) is None]
-    if missing:
+    h, omega_b, sigma8 = cosmology.h, cosmology.Omega_b, cosmology.sigma8
+    if omega_b is None or sigma8 is None or cosmology.n_s is None:
+        missing = [key for key in ("Omega_b", "n_s", "sigma8") if getattr(cosmology, key) is None]
         raise MissingAttributeError(
             f"The linear power spectrum needs {', '.join(missing)} in the cosmology; "
             "e.g. Omega_b=0.0445, n_s=0.968, sigma8=0.83"
         )
-    assert cosmology.Omega_b is not None and cosmology.sigma8 is not None
-    h = cosmology.h
-    amplitude = 2e-9
-
-    def power(a_s: float) -> Any:
-        params = camb.set_params(
-            H0=100 * h,
-            ombh2=cosmology.Omega_b * h**2,
-            omch2=(cosmology.Omega_m - cosmology.Omega_b) * h**2,
-            ns=cosmology.n_s,
-            As=a_s,
-            mnu=0.0,
-            num_massive_neutrinos=0,
-        )
-        params.set_matter_power(redshifts=sorted({0.0, z}, reverse=True), kmax=30)
-        return camb.get_results(params)
-
+    params = camb.set_params(
+        H0=100 * h,
+        ombh2=omega_b * h**2,
+        omch2=(cosmology.Omega_m - omega_b) * h**2,
+        ns=cosmology.n_s,
+        As=2e-9,
+        mnu=0.0,
+        num_massive_neutrinos=0,
+    )
+    params.set_matter_power(redshifts=sorted({0.0, z}, reverse=True), kmax=30)
+    results = camb.get_results(params)
     # The power is proportional to A_s, so one run fixes the normalisation.
-    results = power(amplitude)
-    scale = (cosmology.sigma8 / results.get_sigma8_0()) ** 2
+    scale = (sigma8 / results.get_sigma8_0()) ** 2
     k, redshifts, table = results.get_matter_power_spectrum(minkh=1e-4, maxkh=25, npoints=800)
     row = int(np.argmin(np.abs(np.asarray(redshifts) - z)))
     return np.log(k), np.log(scale * table[row])
@@ -142,31 +148,48 @@ def as_cosmology(value: Any) -> Cosmology:
     if isinstance(value, Cosmology):
         return value
     if isinstance(value, Mapping):
-        lacking = [key for key in ("Omega_m", "h") if key not in value]
+        lacking = [key for key in ("Omega_m", "h") if value.get(key) is None]
         if lacking:
             raise MissingAttributeError(
                 f"The cosmology lacks {', '.join(lacking)} (it has {', '.join(map(str, value))}); "
-                "e.g. {'Omega_m': 0.268, 'h': 0.71, 'Omega_b': 0.0445, 'n_s': 0.968, 'sigma8': 0.83}"
+                "e.g. {'Omega_m': 0.268, 'Omega_b': 0.0445, 'h': 0.71, 'n_s': 0.968, "
+                "'sigma8': 0.83}"
             )
-        w0 = value.get("w0", -1.0)
-        if not np.isclose(w0, -1.0):
-            raise MissingAttributeError(f"w0={w0}: only flat LCDM (w0 = -1) is implemented")
+        for key, flat in (("w0", -1.0), ("wa", 0.0), ("Omega_k", 0.0)):
+            if abs(_number(key, value.get(key, flat)) - flat) > 1e-6:
+                raise MissingAttributeError(
+                    f"{key}={value[key]}: only flat LCDM ({key} = {flat:g}) is implemented"
+                )
         known = ("Omega_m", "h", "Omega_b", "n_s", "sigma8")
-        return Cosmology(**{key: float(value[key]) for key in known if key in value})
-    if hasattr(value, "Om0") and hasattr(value, "H0"):
-        if abs(getattr(value, "Ok0", 0.0)) > 1e-6 or getattr(value, "w0", -1.0) != -1.0:
+        given = {key: value[key] for key in known if value.get(key) is not None}
+        return Cosmology(**{key: _number(key, number) for key, number in given.items()})
+    if hasattr(value, "Om0") and hasattr(value, "h"):
+        dark = getattr(value, "w0", -1.0), getattr(value, "wa", 0.0)
+        if abs(getattr(value, "Ok0", 0.0)) > 1e-6 or dark != (-1.0, 0.0):
             raise MissingAttributeError(f"{value} is not flat LCDM, the only kind implemented")
         meta = getattr(value, "meta", {}) or {}
-        optional = {"Omega_b": value.Ob0, "n_s": meta.get("n"), "sigma8": meta.get("sigma8")}
+        # astropy's Ob0 is 0 unless it is given.
+        optional = {
+            "Omega_b": value.Ob0 or None,
+            "n_s": meta.get("n"),
+            "sigma8": meta.get("sigma8"),
+        }
         return Cosmology(
             Omega_m=float(value.Om0),
-            h=float(value.H0.value) / 100,
+            h=float(value.h),
             **{key: float(number) for key, number in optional.items() if number is not None},
         )
     raise MissingAttributeError(
         f"cosmology={value!r}; expected a dict such as {{'Omega_m': 0.268, 'h': 0.71}}, "
         "a cosmofields.Cosmology, or an astropy FlatLambdaCDM"
     )
+
+
+def _number(key: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise MissingAttributeError(f"{key}={value!r}; expected a number") from None
 
 
 def cosmology_of(obj: XObject) -> Cosmology:

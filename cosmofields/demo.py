@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ def _figures(
         "joint": lambda: plotting.plot_joint(best, true),
     }
     for field in ("density", "velocity", "velocity_divergence"):
-        draw[f"spectra_{field}"] = lambda field=field: plotting.plot_spectra(results, field)
+        draw[f"spectra_{field}"] = partial(plotting.plot_spectra, results, field)
     for name, make in draw.items():
         try:
             figure = make()
@@ -186,4 +187,3 @@ def _figures(
         for suffix in ("png", "pdf"):
             figure.savefig(out / f"{name}.{suffix}")
     return ""
-

@@ -314,7 +314,8 @@ def _assemble(
 ) -> xr.Dataset:
     """One Dataset of the scores and spectra of each field and vector."""
     # Object strings, since fixed-width ones have no stable form in Zarr v3.
-    result = next(iter(spectra.values()))[["modes", "k_mean"]].assign_coords(
+    bins = next(iter(spectra.values())).drop_vars(list(_SPECTRA))
+    result = bins.assign_coords(
         field=np.array(list(units), dtype=object),
         units=("field", np.array(list(units.values()), dtype=object)),
     )

@@ -34,7 +34,10 @@ def rfftn(field: NDArray[np.floating]) -> NDArray[np.complex64]:
 
 
 def irfftn(modes: NDArray[np.complexfloating], shape: Sequence[int]) -> NDArray[np.float32]:
-    """Inverse transform over the last three axes to a real field of ``shape`` (x, y, z)."""
+    """Inverse transform over the last three axes to a real field of ``shape`` (x, y, z).
+
+    Overwrites ``modes``.
+    """
     return scipy.fft.irfftn(
         modes, s=tuple(shape), axes=(-3, -2, -1), workers=n_workers(), overwrite_x=True
     )
@@ -88,18 +91,7 @@ def gradient(field: xr.DataArray) -> xr.DataArray:
         return np.stack([irfftn(1j * k * modes, grid.shape) for k in wavevector(grid, odd=True)])
 
     data = whole_box(kernel, field.data, shape=(3, *grid.shape))
-    coords = {**grid.coords(), "component": ("component", COMPONENTS)}
-    return xr.DataArray(
-        data,
-        dims=("component", *field.dims),
-        coords=coords,
-        name="gradient",
-        attrs={
-            **box_facts(field),
-            "units": _per_length(field),
-            "long_name": f"gradient of {field.attrs.get('long_name', field.name)}",
-        },
-    )
+    return _derived(field, data, grid, "gradient")
 
 
 def divergence(vector: xr.DataArray) -> xr.DataArray:
@@ -119,8 +111,12 @@ def divergence(vector: xr.DataArray) -> xr.DataArray:
     grid = periodic_grid(vector, what="divergence")
 
     def kernel(v: NDArray[np.float32]) -> NDArray[np.float32]:
-        parts = (1j * k * rfftn(part) for k, part in zip(wavevector(grid, odd=True), v, strict=True))
-        return irfftn(sum(parts), grid.shape)
+        kx, ky, kz = wavevector(grid, odd=True)
+        modes = kx * rfftn(v[0])
+        modes += ky * rfftn(v[1])
+        modes += kz * rfftn(v[2])
+        modes *= np.complex64(1j)
+        return irfftn(modes, grid.shape)
 
     data = whole_box(kernel, vector.data, shape=grid.shape)
     return _derived(vector, data, grid, "divergence")
@@ -172,6 +168,6 @@ def _derived(source: xr.DataArray, data: object, grid: Grid, what: str) -> xr.Da
         attrs={
             **box_facts(source),
             "units": _per_length(source),
-            "long_name": f"{what} of {source.attrs.get('long_name', source.name)}",
+            "long_name": f"{what} of {source.attrs.get('long_name', source.name or 'field')}",
         },
     )

@@ -174,7 +174,6 @@ def apply_model(
     places = list(tiles.windows(bounds))
     halo = model.receptive_radius
     if not isinstance(inputs, da.Array):
-        model = model.to(where, memory_format=torch.channels_last_3d)
         out: NDArray[np.float32] | None = None
         for place in _track(places, progress, f"{model.target} network"):
             part = _run_tile(model, tiles.gather(inputs, place, halo), halo, where)
@@ -204,9 +203,15 @@ def apply_model(
 def _run_tile(
     model: FieldModel, inputs: NDArray[np.float32], halo: int, device: torch.device
 ) -> NDArray[np.float32]:
+    if not np.isfinite(inputs).all():
+        raise CosmofieldsError(
+            "The fields that the network is to see hold NaN or infinite values (were fields of "
+            "different grids assigned to one Dataset?)"
+        )
     x = torch.from_numpy(np.ascontiguousarray(inputs))[None].to(device)
     x = x.contiguous(memory_format=torch.channels_last_3d)
-    model = model.to(device, memory_format=torch.channels_last_3d)
+    # torch's stubs lack this overload of Module.to
+    model = model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     with torch.inference_mode():
         y = model(x)[0]
     inner = (slice(halo, -halo),) * 3 if halo else (slice(None),) * 3
@@ -362,4 +367,3 @@ def predict(
     velocity = predict_velocity(with_density, model, **options)
     what = f"predict: model={velocity.attrs['model']}"
     return as_dataset(density, velocity, observed, what)
-

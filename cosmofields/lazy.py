@@ -1,4 +1,4 @@
-"""One way to keep whole-box array kernels lazy: numpy in, numpy out; dask in, one deferred task out."""
+"""One way to keep whole-box kernels lazy: numpy in, numpy out; dask in, one deferred task out."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ delta(k) = sum delta(x) exp(-i k.x); the two methods differ in how they get that
     delta = delta_s / b (eqs. 2 and 3 of Xiao et al. 2024), with b from the power ratio of eq. 4.
 ``"wiener"``
     Each mass bin is a tracer delta_i = (b_i + f mu^2) delta + noise of power N_i (Kaiser 1987), and
-    delta = P sum_i (a_i delta_i / N_i) / (1 + P sum_i a_i^2 / N_i), a_i = b_i + f mu^2, P the linear
-    power spectrum: the estimate of least variance.  With one bias, all bins are one tracer.
+    delta = P sum_i (a_i delta_i / N_i) / (1 + P sum_i a_i^2 / N_i), a_i = b_i + f mu^2, P the
+    linear power spectrum: the estimate of least variance.  With one bias, all bins are one tracer.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .conventions import (
     AXES,
     CosmofieldsError,
     Grid,
+    MissingVariableError,
     attribute,
     box_facts,
     canonical,
@@ -84,12 +85,17 @@ def linear_bias(
     -------
     float
 
+    Raises
+    ------
+    CosmofieldsError
+        If no mode of the box lies below ``k_max``; and as :func:`power_spectrum`.
+
     Notes
     -----
     Eager.
     """
     halo = power_spectrum(halo_overdensity(observed))
-    below = (halo["k"] < k_max).values
+    below = _modes_below(halo, k_max) > 0
     if density is None:
         matter = cosmology_of(observed).linear_power(halo["k_mean"].values, redshift_of(observed))
     else:
@@ -118,22 +124,30 @@ def large_scale_bias(
     -------
     array, (mass_bin,)
 
+    Raises
+    ------
+    CosmofieldsError
+        If the halos are in redshift space, or no mode of the box lies below ``k_max``; and as
+        :func:`power_spectrum`.
+
     Notes
     -----
     Eager.
     """
     field = variable(halos, "halo_density", hint=_PAINT)
-    if field.attrs.get("space") != "real":
-        raise CosmofieldsError("large_scale_bias needs halos in real space, painted before the shift")
+    if attribute(field, "space") != "real":
+        raise CosmofieldsError(
+            "large_scale_bias needs halos in real space: paint them before to_redshift_space"
+        )
     matter = power_spectrum(density)
-    weight = (matter["modes"] * (matter["k"] < k_max)).values
+    weight = _modes_below(matter, k_max)
 
     def total(spectrum: xr.Dataset) -> float:
         return float(np.nansum(spectrum["power"].values * weight))
 
-    shares = field["share"].values
+    shares, _ = _tracers(field)
     cross = [total(power_spectrum(field.isel(mass_bin=i), density)) for i in range(len(shares))]
-    return np.array(cross) / shares / total(matter)
+    return np.array(cross) / shares.values / total(matter)
 
 
 def redshift_space_bias(observed: xr.Dataset, *, k_max: float = 0.1) -> NDArray[np.float64]:
@@ -153,6 +167,11 @@ def redshift_space_bias(observed: xr.Dataset, *, k_max: float = 0.1) -> NDArray[
     -------
     array, (mass_bin,)
 
+    Raises
+    ------
+    CosmofieldsError
+        If no mode of the box lies below ``k_max``; and as :func:`power_spectrum`.
+
     Notes
     -----
     Eager.
@@ -162,18 +181,38 @@ def redshift_space_bias(observed: xr.Dataset, *, k_max: float = 0.1) -> NDArray[
     cosmology = cosmology_of(observed)
     f = _growth_rate(observed)
     ratios = []
-    for i, share in enumerate(field["share"].values):
+    share, noise = (coord.values for coord in _tracers(field))
+    for i in range(len(share)):
         spectrum = power_spectrum(field.isel(mass_bin=i))
-        weight = (spectrum["modes"] * (spectrum["k"] < k_max)).values
-        signal = spectrum["power"].values / share**2 - float(field["shot_noise"][i])
+        weight = _modes_below(spectrum, k_max)
+        signal = spectrum["power"].values / share[i] ** 2 - noise[i]
         theory = cosmology.linear_power(spectrum["k_mean"].values, z)
         ratios.append(np.nansum(signal * weight) / np.nansum(theory * weight))
     boost = np.maximum(np.array(ratios), f**2 / 5 + 1e-3)
     return -f / 3 + np.sqrt((f / 3) ** 2 - f**2 / 5 + boost)
 
 
+def _modes_below(spectrum: xr.Dataset, k_max: float) -> NDArray[np.int64]:
+    """Number of modes of each bin below ``k_max``, 0 above; an error if there is none at all."""
+    modes = np.where(spectrum["k"] < k_max, spectrum["modes"], 0)
+    if not modes.any():
+        raise CosmofieldsError(
+            f"k_max={k_max:g} h/Mpc: the box has no mode below it (its bins start at "
+            f"{float(spectrum['k'][0]):.3g}); give a larger k_max, or the bias itself"
+        )
+    return modes
+
+
+def _tracers(field: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+    """Share of the weight and shot noise of each mass bin."""
+    for name in ("share", "shot_noise"):
+        if name not in field.coords:
+            raise MissingVariableError(f"`halo_density` lacks the coordinate `{name}`. {_PAINT}")
+    return field["share"], field["shot_noise"]
+
+
 def _growth_rate(observed: xr.Dataset) -> float:
-    """f of the observed box, 0 where it is in real space and no Kaiser factor has to be undone."""
+    """Growth rate of the box; 0 in real space, where no Kaiser factor has to be undone."""
     if attribute(observed, "space") == "real":
         return 0.0
     return float(cosmology_of(observed).f(redshift_of(observed)))
@@ -202,40 +241,49 @@ def linear_density(
     Raises
     ------
     MissingVariableError, MissingAttributeError, NotPeriodicError
+    CosmofieldsError
+        For an unknown method, or a bias that is not positive or not one a bin.
+
+    Notes
+    -----
+    Lazy for a lazy input, but for the default of ``bias``: that is measured at once.
     """
     field = variable(observed, "halo_density", hint=_PAINT)
     grid = periodic_grid(field, what="linear theory")
     if method not in METHODS:
         raise CosmofieldsError(f"method={method!r}; expected 'wiener' or 'paper'")
-    if bias is None:
-        bias = linear_bias(observed) if method == "paper" else redshift_space_bias(observed)
-    values = np.atleast_1d(np.asarray(bias, dtype=float))
+    if bias is not None:
+        values = np.atleast_1d(np.asarray(bias, dtype=float))
+    elif method == "paper":
+        values = np.array([linear_bias(observed)])
+    else:
+        values = redshift_space_bias(observed)
     n_bins = field.sizes["mass_bin"]
     if values.shape not in ((1,), (n_bins,)) or (method == "paper" and len(values) > 1):
         raise CosmofieldsError(
             f"bias={bias!r} for method={method!r} and {n_bins} mass bins; expected one number"
             + (", or one a bin" if method == "wiener" else "")
         )
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise CosmofieldsError(f"bias={values.tolist()}; expected positive numbers")
     kernel: Any
+    arrays = [field.data]
     if method == "paper":
         kernel = partial(_scaled, bias=float(values[0]))
     else:
-        share, noise = field["share"].values, field["shot_noise"].values
-        # Bins that act as one tracer have the noise of the weighted sum.
-        one = len(values) == 1
+        # Coordinates of a store are lazy too.
+        arrays += [coord.data for coord in _tracers(field)]
         f = _growth_rate(observed)
         kernel = partial(
             _wiener,
             bias=values,
-            share=np.ones(1) if one else share,
-            noise=np.array([np.sum(share**2 * noise)]) if one else noise,
             f=f,
             los=AXES.index(check_los(attribute(observed, "los"))) if f else 2,
             grid=grid,
             cosmology=cosmology_of(observed),
             redshift=redshift_of(observed),
         )
-    data = whole_box(kernel, field.data, shape=grid.shape)
+    data = whole_box(kernel, *arrays, shape=grid.shape)
     attrs = {"method": method, "bias": values.tolist()}
     return label("density", data, grid, {**box_facts(field), **attrs, "space": "real"})
 
@@ -247,10 +295,10 @@ def _scaled(halos: NDArray[np.float32], bias: float) -> NDArray[np.float32]:
 
 def _wiener(
     halos: NDArray[np.float32],
-    *,
-    bias: NDArray[np.float64],
     share: NDArray[np.float64],
     noise: NDArray[np.float64],
+    *,
+    bias: NDArray[np.float64],
     f: float,
     los: int,
     grid: Grid,
@@ -261,10 +309,13 @@ def _wiener(
     k2 = k_squared(k)
     power = cosmology.linear_power(np.sqrt(k2), redshift).astype(np.float32)
     mu2 = k[los] ** 2 / k2
-    tracers = halos if len(bias) > 1 else halos.sum(axis=0, keepdims=True)
+    if len(bias) == 1:
+        # Bins that act as one tracer have the noise of the weighted sum.
+        halos = halos.sum(axis=0, keepdims=True)
+        share, noise = np.ones(1), np.sum(share**2 * noise, keepdims=True)
     top = np.zeros(power.shape, np.complex64)
     bottom = np.ones(power.shape, np.float32)
-    for tracer, b, s, n in zip(tracers, bias, share, noise, strict=True):
+    for tracer, b, s, n in zip(halos, bias, share, noise, strict=True):
         amplitude = np.float32(b) + np.float32(f) * mu2
         scaled = power * amplitude / np.float32(n)
         top += scaled * (rfftn(tracer) / np.float32(s))
@@ -351,7 +402,5 @@ def as_dataset(
     grid = periodic_grid(density, what=what)
     facts = {**box_facts(density), "space": "real"}
     momentum = label("momentum", (velocity * density).transpose(*velocity.dims).data, grid, facts)
-    attrs = {**observed.attrs, **step(observed, what), "space": "real"}
-    return xr.Dataset(
-        {"density": density, "velocity": velocity, "momentum": momentum}, attrs=attrs
-    )
+    fields = {"density": density, "velocity": velocity, "momentum": momentum}
+    return xr.Dataset(fields, attrs={**step(observed, what), "space": "real"})

@@ -1,4 +1,4 @@
-"""From catalogues to fields: cloud-in-cell halo densities, and matter density, velocity, momentum."""
+"""From catalogues to fields: cloud-in-cell halo densities; density and momentum of matter."""
 
 from __future__ import annotations
 
@@ -54,19 +54,27 @@ def paint(
 
     Raises
     ------
-    CatalogError, MissingAttributeError, MissingVariableError
+    CatalogError, MissingAttributeError, MissingVariableError, NotPeriodicError
         For something that is no catalogue, an empty mass bin, or no masses to weigh by.
+
+    Notes
+    -----
+    Masses and mass bins are read at once, for the coordinates; positions are not.
     """
     dim = check_catalog(halos)
     if weighting not in WEIGHTINGS:
         raise CatalogError(f"weighting={weighting!r}; expected 'mass' or 'number'")
     if weighting == "mass" and "mass" not in halos:
-        raise MissingVariableError("weighting='mass' needs `mass` in the catalogue, or use 'number'")
+        raise MissingVariableError(
+            "weighting='mass' needs `mass` in the catalogue; or paint(..., weighting='number')"
+        )
     grid = make_grid(n_grid, box_lengths(halos))
     n = halos.sizes[dim]
     weight = halos["mass"].values.astype(np.float64) if weighting == "mass" else np.ones(n)
-    bins = halos["mass_bin"].values if "mass_bin" in halos else np.zeros(n, np.int8)
-    n_bins = len(halos.attrs["number_density"]) if "mass_bin" in halos else 1
+    binned = "mass_bin" in halos
+    bins = halos["mass_bin"].values if binned else np.zeros(n, np.int8)
+    edges = halos.attrs.get("number_density", ()) if binned else ()
+    n_bins = max(len(edges), int(bins.max()) + 1)
     sums = np.bincount(bins, weight, n_bins)
     if (sums == 0).any():
         raise CatalogError(f"Mass bin {int(np.argmin(sums))} of {n_bins} is empty: select again")
@@ -82,7 +90,7 @@ def paint(
         **box_facts(halos),
         "weighting": weighting,
         "resampler": "cic",
-        **({"number_density": halos.attrs["number_density"]} if "mass_bin" in halos else {}),
+        **({"number_density": edges} if len(edges) else {}),
     }
     field = label("halo_density", data, grid, attrs)
     per_length = {"units": "(Mpc/h)^3", "long_name": "shot noise of the bin"}
@@ -90,7 +98,8 @@ def paint(
         share=("mass_bin", share, {"units": "1", "long_name": "share of the total weight"}),
         shot_noise=("mass_bin", noise, per_length),
     )
-    return _dataset({"halo_density": field}, halos, f"paint: n_grid={n_grid}, weighting={weighting}")
+    what = f"paint: n_grid={n_grid}, weighting={weighting}"
+    return _dataset({"halo_density": field}, halos, what)
 
 
 def _halo_kernel(
@@ -131,12 +140,12 @@ def paint_matter(particles: xr.Dataset, n_grid: int | Sequence[int] = 128) -> xr
     Dataset
         ``density`` = 1 + delta, ``momentum`` = sum m v / mean density = (1 + delta) v, and
         ``velocity`` = momentum / density, float32.  A velocity is undefined in a cell that no
-        particle touches: it takes the velocity of the nearest cell that holds mass, and
+        particle touches: it takes that of the nearest node that holds mass, and
         ``velocity.attrs["empty_cells"]`` counts such cells (not for lazy input).
 
     Raises
     ------
-    CatalogError, MissingAttributeError, MissingVariableError
+    CatalogError, MissingAttributeError, MissingVariableError, NotPeriodicError
         If ``particles`` is no catalogue.
     """
     dim = check_catalog(particles)
@@ -177,16 +186,17 @@ def _matter_kernel(
     out[:4] = cic(position, values, grid.shape, grid.lengths, n_threads=n_workers())
     np.divide(out[1:4], out[0], out=out[4:], where=out[0] > 0)
     if (out[0] == 0).any():
-        _fill_from_nearest(out[4:], out[0] > 0)
+        _fill_from_nearest(out[4:], out[0] > 0, grid)
     return out
 
 
-def _fill_from_nearest(field: NDArray[np.float32], held: NDArray[np.bool_]) -> None:
-    """Give the cells outside ``held`` the value of the nearest cell inside it, periodically."""
+def _fill_from_nearest(field: NDArray[np.float32], held: NDArray[np.bool_], grid: Grid) -> None:
+    """Give the cells outside ``held`` the value of the nearest node inside it, periodically."""
     from scipy.spatial import cKDTree
 
     sources = np.argwhere(held)
-    _, nearest = cKDTree(sources, boxsize=held.shape).query(np.argwhere(~held))
+    tree = cKDTree(sources * grid.cell_size, boxsize=grid.lengths)
+    _, nearest = tree.query(np.argwhere(~held) * grid.cell_size)
     field[:, ~held] = field[(slice(None), *sources[nearest].T)]
 
 

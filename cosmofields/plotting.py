@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 from dask.base import compute
+from scipy.ndimage import gaussian_filter
 
 from .conventions import (
     AXES,
@@ -236,6 +237,10 @@ def plot_spectra(
             ylabel="correlation\n$r(k)$",
             xlabel=r"$k$ [$h$ Mpc$^{-1}$]",
         )
+        ticker = _matplotlib("ticker")
+        correlation.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        correlation.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        correlation.xaxis.set_minor_formatter(ticker.NullFormatter())
         figure.align_ylabels(axes)
     return figure
 
@@ -312,10 +317,10 @@ def _joint_panel(
         cmap="Blues",
         interpolation="nearest",
     )
-    levels = np.unique([_level(counts.values, share) for share in (0.95, 0.68)])
-    ax.contour(
-        counts["true"], counts["predicted"], counts, levels, colors="#D55E00", linewidths=0.9
-    )
+    smooth = gaussian_filter(counts.values.astype(np.float64), 1.0)
+    levels = np.unique([_level(smooth, share) for share in (0.95, 0.68)])
+    centres = counts["true"].values
+    ax.contour(centres, centres, smooth, levels, colors="#D55E00", linewidths=0.9)
     ax.plot((low, high), (low, high), color="black", linestyle="--", linewidth=0.9)
     figure.colorbar(image, ax=ax, label="cells")
     of = r"$1+\delta$: " if name == "density" else ""
@@ -397,7 +402,9 @@ def _halo_colors(delta: xr.DataArray) -> tuple[Normalize, Any]:
 def _field_colors(truth: xr.DataArray, field: str) -> tuple[Normalize, Any]:
     colors = _matplotlib("colors")
     if field != "density":
-        return colors.Normalize(0.0, float(truth.quantile(0.998))), "viridis"
+        # The momentum follows the density into a long tail.
+        top = truth.quantile(0.998 if field == "velocity" else 0.98)
+        return colors.Normalize(0.0, float(top)), "viridis"
     positive = truth.where(truth > 0)
     norm = colors.LogNorm(float(positive.quantile(0.005)), float(positive.quantile(0.998)))
     cmap = require_extra("matplotlib", "plot", "Plotting").colormaps["cividis"]
@@ -481,7 +488,7 @@ def _sample(field: xr.DataArray) -> NDArray[np.floating]:
     return flat[:: max(flat.size // 10**6, 1)]
 
 
-def _level(counts: NDArray[np.int64], share: float) -> float:
+def _level(counts: NDArray[np.float64], share: float) -> float:
     """Count above which the densest bins hold ``share`` of the cells."""
     ordered = np.sort(counts, axis=None)[::-1]
     return float(ordered[np.searchsorted(np.cumsum(ordered), share * ordered.sum())])

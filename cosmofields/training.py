@@ -164,7 +164,7 @@ class BoxSamples(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and truth (channel, x, y, z) of sample ``i``."""
         rng = np.random.default_rng((self.seed, self.epoch, i))
-        inputs, truth = self.boxes[rng.integers(len(self.boxes))]
+        inputs, truth = self.boxes[int(rng.integers(len(self.boxes)))]
         origin = rng.integers(0, inputs.shape[1:])
         element = rng.integers(16)
         crops = (
@@ -203,7 +203,7 @@ def transform(
     """
     flips = [axis for axis in range(3) if element >> axis & 1]
     swap = bool(element >> 3 & 1)
-    out = np.flip(array, [1 + axis for axis in flips])
+    out = np.flip(array, tuple(1 + axis for axis in flips))
     if swap:
         out = out.swapaxes(1, 2)
     out = np.array(out, order="C")
@@ -228,7 +228,7 @@ def load_box(
     For the velocity, the density among the inputs is what ``density_model`` predicts, as it will
     be in use, and the linear velocity is filtered with ``bias``.
     """
-    ds = open_store(path).load()
+    ds = open_store(path, "/").load()
     observed = ds[["halo_density"]]
     order = axes_to_los_last(ds.attrs["los"])
     density = None
@@ -240,12 +240,13 @@ def load_box(
     inputs = model_inputs(observed, target, density=density, bias=bias)
     truth = ds[target].values if target == "velocity" else ds[target].values[None]
     vector = 3 if target == "velocity" else 0
-    return tuple(  # type: ignore[return-value]
-        np.ascontiguousarray(turn(array, order, vector), np.float32) for array in (inputs, truth)
+    return (
+        np.ascontiguousarray(turn(inputs, order, vector), np.float32),
+        np.ascontiguousarray(turn(truth, order, vector), np.float32),
     )
 
 
-class Fit(lightning.LightningModule):  # type: ignore[misc]
+class Fit(lightning.LightningModule):
     """Lightning module of one fit: loss, optimiser, schedule."""
 
     def __init__(self, config: TrainingConfig) -> None:
@@ -292,7 +293,7 @@ class Fit(lightning.LightningModule):  # type: ignore[misc]
 Arrays = Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
-class BoxData(lightning.LightningDataModule):  # type: ignore[misc]
+class BoxData(lightning.LightningDataModule):
     """Crops of the training boxes, new ones each epoch, and fixed crops of the validation boxes."""
 
     def __init__(self, config: TrainingConfig, train: Arrays, validation: Arrays) -> None:
@@ -367,7 +368,7 @@ def train(
     _remember(config, out)
     train_stores = [prepare_box(path, out / "boxes", los=los) for path in boxes for los in AXES]
     validation_stores = [prepare_box(path, out / "boxes") for path in validation]
-    facts = [open_store(path)["halo_density"].attrs for path in train_stores]
+    facts = [open_store(path, "/")["halo_density"].attrs for path in train_stores]
     bias = {
         key: np.mean([attrs["linear_bias"][key] for attrs in facts], axis=0).tolist()
         for key in facts[0]["linear_bias"]
@@ -414,7 +415,7 @@ def train(
     card = {
         "name": f"{config.architecture}-{config.target}",
         "target": config.target,
-        "architecture": {"name": config.architecture, "options": config.options},
+        "architecture": {"name": config.architecture, "options": fit.model.options},
         "inputs": list(fit.model.inputs),
         "parameters": sum(p.numel() for p in fit.model.parameters()),
         "trained_for": {

@@ -10,10 +10,11 @@ inference cannot disagree about it.  The last spatial axis is the line of sight.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -51,8 +52,10 @@ class DoubleConv(nn.Module):
 
 
 class ResidualUNet(nn.Module):
-    """UNet of residual double convolutions; most of its width sits at half resolution, where the
-    velocity field lives, since a channel there costs an eighth.
+    """UNet of residual double convolutions.
+
+    Most of its width sits at half resolution, where a channel costs an eighth and where most of
+    the velocity field lives.
     """
 
     def __init__(self, n_in: int, n_out: int, widths: tuple[int, ...] = (16, 64, 128)) -> None:
@@ -69,8 +72,8 @@ class ResidualUNet(nn.Module):
             self.decoder.insert(0, DoubleConv(2 * fine, fine))
         self.final = nn.Conv3d(widths[0], n_out, 1)
         # Start from linear theory, or the mean density: the network adds nothing yet.
-        nn.init.zeros_(self.final.weight)
-        nn.init.zeros_(self.final.bias)
+        for parameter in self.final.parameters():
+            nn.init.zeros_(parameter)
 
     @property
     def receptive_radius(self) -> int:
@@ -81,7 +84,7 @@ class ResidualUNet(nn.Module):
         return -(-(radius + self.coarsest - 1) // self.coarsest) * self.coarsest
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, n_in, x, y, z) to (batch, n_out, x, y, z); sides multiples of ``coarsest``."""
+        """Map (batch, n_in, x, y, z) to (batch, n_out, x, y, z), multiples of ``coarsest``."""
         skips = []
         for level, block in enumerate(self.encoder):
             x = block(self.down[level - 1](x) if level else x)
@@ -152,6 +155,8 @@ class FieldModel(nn.Module):
     target : {"density", "velocity"}
     inputs : tuple of str
         Fields that make the input channels, in order.
+    options : dict
+        What :func:`build` needs to make the same model again.
     coarsest, receptive_radius : int
         What tiles must be multiples of, and the halo that they need, in cells.
     """
@@ -160,9 +165,10 @@ class FieldModel(nn.Module):
     inputs: tuple[str, ...]
     networks: nn.ModuleList
 
-    def __init__(self, n_bins: int = 4) -> None:
+    def __init__(self, n_bins: int, widths: Sequence[int], **options: Any) -> None:
         super().__init__()
         self.n_bins = n_bins
+        self.options = {"n_bins": n_bins, "widths": list(widths), **options}
 
     @property
     def n_in(self) -> int:
@@ -172,12 +178,15 @@ class FieldModel(nn.Module):
     @property
     def coarsest(self) -> int:
         """Cells of the coarsest level."""
-        return max(int(net.coarsest) for net in self.networks)
+        return max(net.coarsest for net in self._networks())
 
     @property
     def receptive_radius(self) -> int:
         """Halo in cells within which the output depends on the input."""
-        return max(int(net.receptive_radius) for net in self.networks)
+        return max(net.receptive_radius for net in self._networks())
+
+    def _networks(self) -> list[ResidualUNet | PaperUNet]:
+        return cast("list[ResidualUNet | PaperUNet]", list(self.networks))
 
     def features(self, x: Tensor) -> Tensor:
         """Network inputs from physical fields (batch, channel, x, y, z)."""
@@ -193,7 +202,12 @@ class FieldModel(nn.Module):
 
 
 def _inner(x: Tensor, margin: int) -> Tensor:
-    return x[..., margin : x.shape[-3] - margin, margin : x.shape[-2] - margin, margin : x.shape[-1] - margin]
+    return x[
+        ...,
+        margin : x.shape[-3] - margin,
+        margin : x.shape[-2] - margin,
+        margin : x.shape[-1] - margin,
+    ]
 
 
 class ResidualDensity(FieldModel):
@@ -207,8 +221,8 @@ class ResidualDensity(FieldModel):
     target = "density"
     inputs = ("halo_density",)
 
-    def __init__(self, n_bins: int = 4, widths: tuple[int, ...] = (16, 64, 128)) -> None:
-        super().__init__(n_bins)
+    def __init__(self, n_bins: int = 4, widths: Sequence[int] = (16, 64, 128)) -> None:
+        super().__init__(n_bins, widths)
         self.networks = nn.ModuleList([ResidualUNet(n_bins, 1, tuple(widths))])
 
     def log_density(self, x: Tensor) -> Tensor:
@@ -231,8 +245,8 @@ class ResidualVelocity(FieldModel):
     target = "velocity"
     inputs = ("halo_density", "density", "linear_velocity")
 
-    def __init__(self, n_bins: int = 4, widths: tuple[int, ...] = (16, 64, 128)) -> None:
-        super().__init__(n_bins)
+    def __init__(self, n_bins: int = 4, widths: Sequence[int] = (16, 64, 128)) -> None:
+        super().__init__(n_bins, widths)
         self.networks = nn.ModuleList([ResidualUNet(self.n_in, 3, tuple(widths))])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -252,8 +266,10 @@ class PaperDensity(FieldModel):
     target = "density"
     inputs = ("halo_density",)
 
-    def __init__(self, n_bins: int = 4, widths: tuple[int, ...] = (16, 32, 64), dropout: float = 0.1):
-        super().__init__(n_bins)
+    def __init__(
+        self, n_bins: int = 4, widths: Sequence[int] = (16, 32, 64), dropout: float = 0.1
+    ) -> None:
+        super().__init__(n_bins, widths, dropout=dropout)
         n1, n2, n3 = widths
         self.networks = nn.ModuleList([PaperUNet(n_bins, 1, (n1, n2, n3), dropout)])
 
@@ -276,8 +292,10 @@ class PaperVelocity(FieldModel):
     target = "velocity"
     inputs = ("halo_density", "density", "linear_velocity")
 
-    def __init__(self, n_bins: int = 4, widths: tuple[int, ...] = (16, 32, 64), dropout: float = 0.1):
-        super().__init__(n_bins)
+    def __init__(
+        self, n_bins: int = 4, widths: Sequence[int] = (16, 32, 64), dropout: float = 0.1
+    ) -> None:
+        super().__init__(n_bins, widths, dropout=dropout)
         n1, n2, n3 = widths
         self.networks = nn.ModuleList(
             [PaperUNet(self.n_in, n_out, (n1, n2, n3), dropout) for n_out in (1, 3)]
@@ -330,7 +348,9 @@ def build(architecture: str, target: str, **options: Any) -> FieldModel:
     try:
         return kind(**options)
     except TypeError as error:
-        raise ModelMismatchError(f"Options {options} do not fit {kind.__name__}: {error}") from error
+        raise ModelMismatchError(
+            f"Options {options} do not fit {kind.__name__}: {error}"
+        ) from error
 
 
 def save_model(model: FieldModel, card: dict[str, Any], directory: str | Path) -> Path:
@@ -388,7 +408,9 @@ def load_model(target: str, source: str | Path = "default") -> tuple[FieldModel,
             f"No {target} model in {str(source)!r}: expected {target}.safetensors and {target}.json"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise StoreError(f"The {target} model in {str(source)!r} cannot be read: {error!r}") from error
+        raise StoreError(
+            f"The {target} model in {str(source)!r} cannot be read: {error!r}"
+        ) from error
     if version != CARD_VERSION:
         raise StoreError(
             f"The {target} model in {str(source)!r} has card version {version}; "

@@ -101,7 +101,7 @@ def test_plane_wave_lands_in_its_bin():
 def test_default_bins():
     result = st.power_spectrum(field(noise((8, 16, 8)), (100.0, 400.0, 100.0)))
     fundamental = 2 * np.pi / 400
-    np.testing.assert_allclose(result.k, fundamental * np.arange(1, 17))  # to pi 16 / 400
+    np.testing.assert_allclose(result.k, fundamental * np.arange(1, 9))  # to pi 16 / 400
     np.testing.assert_allclose(result.k_bounds[:, 0], result.k - fundamental / 2)
     np.testing.assert_allclose(result.k_bounds[1:, 0], result.k_bounds[:-1, 1])
     assert st.power_spectrum(field(noise((7, 7, 7)))).sizes["k"] == 3
@@ -151,7 +151,7 @@ def test_divergence_of_a_gradient_has_k2_times_the_power():
     index = [np.fft.fftfreq(n, 1 / n)] * 2 + [np.fft.rfftfreq(n, 1 / n)]
     n2 = sum(part**2 for part in np.meshgrid(*index, indexing="ij"))
     modes[np.rint(n2) != 14] = 0  # one shell, so that k^2 is one number
-    v = gradient(field(np.fft.irfftn(modes, s=(n,) * 3), box))
+    v = gradient(field(np.fft.irfftn(modes, s=(n,) * 3, axes=(0, 1, 2)), box))
     one_bin = 2 * np.pi / box * np.array([3.5, 4.0])
     p_v = st.power_spectrum(v, edges=one_bin).power.item()
     p_theta = st.power_spectrum(divergence(v), edges=one_bin).power.item()
@@ -205,6 +205,7 @@ def test_spectra_of_nothing_are_undefined_not_a_warning():
     assert result.correlation.isnull().all()
 
 
+@pytest.mark.slow  # abacusutils compiles
 def test_power_agrees_with_abacusutils():
     abacus = pytest.importorskip("abacusnbody.analysis.power_spectrum")
     n, box = 24, 150.0
@@ -260,11 +261,12 @@ def test_magnitude_and_misalignment_of_turned_vectors():
     phi = 0.3
     t = velocity()
     x, y, z = t.values
-    turned = t.copy(data=np.stack([x, np.cos(phi) * y - np.sin(phi) * z,
-                                   np.sin(phi) * y + np.cos(phi) * z]))  # fmt: skip
     in_plane = t.copy(data=np.stack([0 * x, y, z]))
-    angle = st.misalignment(2 * turned - turned.sel(component="x") * [[[[2]]], [[[0]]], [[[0]]]],
-                            in_plane)  # fmt: skip
+    turned = t.copy(
+        data=2
+        * np.stack([0 * x, np.cos(phi) * y - np.sin(phi) * z, np.sin(phi) * y + np.cos(phi) * z])
+    )
+    angle = st.misalignment(turned, in_plane)
     assert angle.dims == AXES
     np.testing.assert_allclose(angle, 1 - np.cos(phi), rtol=1e-4)
     np.testing.assert_allclose(st.misalignment(3 * t, t), 0, atol=1e-12)
@@ -371,5 +373,5 @@ def test_nan_is_refused(bad):
     broken = a.copy(deep=True)
     broken[3, 2, 1] = bad
     for call in (st.power_spectrum, lambda f: st.spectra(a, f), lambda f: st.rms_error(f, a)):
-        with np.errstate(invalid="ignore"), pytest.raises(CosmofieldsError, match="NaN or inf"):
+        with pytest.raises(CosmofieldsError, match="NaN or infinity"):
             call(broken)

@@ -1,8 +1,8 @@
-"""Cloud-in-cell mass assignment in numba, on all cores, without atomics and the same on any number of threads.
+"""Cloud-in-cell mass assignment in numba: on all cores, without atomics, the same on any number.
 
-Particles are ordered by tile (a counting sort), so that a tile's cells stay in cache, and stripes of
-tiles along x are painted in two colours: stripes of one colour share no cell.  Plain threads over
-``nogil`` kernels, since numba's own pool may not be entered from two Dask threads at once.
+Particles are ordered by tile (a counting sort), so that a tile's cells stay in cache, and stripes
+of tiles along x are painted in two colours: stripes of one colour share no cell.  Plain threads
+over ``nogil`` kernels, since numba's own pool may not be entered from two Dask threads at once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from ..conventions import CatalogError
+
+# With this many particles a cell, float32 sums begin to lose the seventh digit of the mass, and a
+# float64 mesh is small beside the particles.
+CROWDED = 4
 # Planes of x, and rows of y, of a tile: with z in full its float32 cells fit into the L2 cache.
 TILE_X, TILE_Y = 8, 16
 
@@ -99,11 +104,20 @@ def cic(
     -------
     array, (field, x, y, z), float32
         Sums per cell; each particle adds its value in all (mass is conserved).
+
+    Raises
+    ------
+    CatalogError
+        If a position is NaN or infinite, and so in no cell.
     """
-    mesh = np.zeros((values.shape[1], *shape), np.float32)
+    bad = len(position) - np.count_nonzero(np.isfinite(position).all(axis=1))
+    if bad:
+        raise CatalogError(f"{bad} of {len(position)} positions are NaN or infinite; drop them")
+    cells = np.asarray(shape, np.int64)
+    crowded = len(position) > CROWDED * cells.prod()
+    mesh = np.zeros((values.shape[1], *shape), np.float64 if crowded else np.float32)
     if not len(position):
         return mesh
-    cells = np.asarray(shape, np.int64)
     scale = cells / np.asarray(lengths, np.float64)
     # An even number of stripes, or the last would share plane 0 with the first of its colour.
     n_tiles = np.array([2 * max(1, cells[0] // (2 * TILE_X)), max(1, cells[1] // TILE_Y)])
@@ -116,4 +130,4 @@ def cic(
     with ThreadPoolExecutor(n_threads) as pool:
         for colour in (0, 1):
             list(pool.map(paint, range(colour, n_tiles[0], 2)))
-    return mesh
+    return mesh.astype(np.float32, copy=False)

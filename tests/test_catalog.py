@@ -1,0 +1,593 @@
+"""Catalogues: what is refused and how, selection, redshift space, box files."""
+
+import re
+import shutil
+
+import dask.array as da
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cosmofields.catalog import (
+    NUMBER_DENSITY,
+    from_arrays,
+    open_box,
+    row_dim,
+    select,
+    to_redshift_space,
+    wrap,
+)
+from cosmofields.conventions import (
+    CATALOG_FIELDS,
+    CatalogError,
+    DimensionError,
+    MissingAttributeError,
+    MissingVariableError,
+    StoreError,
+    periodic_grid,
+)
+
+
+@pytest.fixture
+def make(cosmology):
+    """Catalogue of 20 rows, with whatever argument a test replaces."""
+    rng = np.random.default_rng(0)
+    arguments = {
+        "position": rng.uniform(0, 100, (20, 3)),
+        "velocity": rng.normal(0, 300, (20, 3)),
+        "mass": rng.uniform(1e12, 1e14, 20),
+        "box_size": 100.0,
+        "redshift": 0.59,
+        "cosmology": cosmology,
+    }
+    return lambda **changed: from_arrays(**{**arguments, **changed})
+
+
+def at(*rows):
+    """20 positions in the middle of the box, the first ones as given."""
+    position = np.full((20, 3), 50.0)
+    position[: len(rows)] = np.reshape(rows, (-1, 3))
+    return position
+
+
+# --- from arrays ---
+
+
+def test_catalogue(make, cosmology):
+    ds = make()
+    for name, spec in CATALOG_FIELDS.items():
+        assert ds[name].dims == spec.dims
+        assert ds[name].dtype == np.float32
+        assert ds[name].attrs["units"] == spec.units
+    assert list(ds["component"].values) == ["x", "y", "z"]
+    assert ds.attrs["box_size"] == 100.0
+    assert ds.attrs["redshift"] == 0.59
+    assert ds.attrs["cosmology"] == cosmology
+    assert ds.attrs["space"] == "real"
+    assert ds.attrs["periodic"] is True
+    assert ds.attrs["history"].endswith("from_arrays: 20 rows")
+    assert row_dim(ds) == "halo"
+
+
+def test_catalogue_of_particles(make):
+    ds = make(mass=None, dim="particle", box_size=[100, 200, 100])
+    assert row_dim(ds) == "particle"
+    assert "mass" not in ds
+    assert ds.attrs["box_size"] == [100.0, 200.0, 100.0]
+
+
+def test_lists_and_integers_will_do(make):
+    ds = make(position=at().astype(int).tolist(), velocity=at().astype(int), mass=[10**12] * 20)
+    assert ds["position"].dtype == ds["mass"].dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["position", "velocity", "mass"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_not_finite(make, name, bad):
+    values = np.ones(20) if name == "mass" else at()
+    values[5] = bad
+    count = 1 if name == "mass" else 3
+    with pytest.raises(
+        CatalogError, match=rf"`{name}` holds {count} NaN or infinite values \(the first in row 5\)"
+    ):
+        make(**{name: values})
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"position": np.zeros((3, 20))}, r"`position` has shape \(3, 20\); expected \(n, 3\)"),
+        ({"position": np.zeros(20)}, r"`position` has shape \(20,\); expected \(n, 3\)"),
+        ({"position": None}, r"`position` has shape \(\); expected \(n, 3\)"),
+        ({"velocity": np.zeros((19, 3))}, r"`velocity` has shape \(19, 3\); expected \(20, 3\)"),
+        ({"velocity": np.zeros(20)}, r"`velocity` has shape \(20,\); expected \(20, 3\)"),
+        ({"velocity": None}, r"`velocity` has shape \(\); expected \(20, 3\)"),
+        ({"mass": np.ones((20, 1))}, r"`mass` has shape \(20, 1\); expected \(20,\)"),
+        ({"mass": np.full(20, "heavy")}, "`mass` has dtype <U5; expected real numbers"),
+        ({"position": at().astype(complex)}, "`position` has dtype complex128; expected real"),
+        ({"mass": np.arange(20)}, r"1 values at or below zero; expected Msun/h \(not its log"),
+        ({"mass": np.full(20, -1.0)}, "20 values at or below zero"),
+        (
+            {"position": np.empty((0, 3)), "velocity": np.empty((0, 3)), "mass": np.empty(0)},
+            "catalogue is empty",
+        ),
+    ],
+)
+def test_wrong_shapes_types_and_masses(make, changed, message):
+    with pytest.raises(CatalogError, match=message):
+        make(**changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"box_size": None}, "box_size=None is not a length"),
+        ({"box_size": -100}, "box_size=-100 is not a length"),
+        ({"box_size": "large"}, "box_size='large' is not a length"),
+        ({"redshift": None}, "redshift=None; expected a number"),
+        ({"redshift": "z"}, "redshift='z'; expected a number"),
+        ({"cosmology": None}, "cosmology=None; expected a dict"),
+        ({"cosmology": {"h": 0.7}}, r"lacks Omega_m \(it has h\)"),
+    ],
+)
+def test_missing_facts(make, changed, message):
+    with pytest.raises(MissingAttributeError, match=message):
+        make(**changed)
+
+
+@pytest.mark.parametrize("gone", ["box_size", "redshift", "cosmology"])
+def test_facts_have_no_default(gone, cosmology):
+    facts = {"box_size": 100, "redshift": 0.59, "cosmology": cosmology}
+    del facts[gone]
+    with pytest.raises(TypeError, match=gone):
+        from_arrays(at(), at(), **facts)
+
+
+# --- positions and the box ---
+
+
+def test_a_position_at_the_edge_wraps_to_zero(make):
+    below = np.nextafter(np.float32(100), np.float32(0))
+    ds = make(position=at([100.0, below, -1e-6], [100.00005, -0.0, 0.0]))
+    np.testing.assert_array_equal(ds["position"][0], [0, below, 0])
+    np.testing.assert_allclose(ds["position"][1], [5e-5, 0, 0], atol=1e-6)
+    assert (ds["position"] < 100).all()
+    assert (ds["position"] >= 0).all()
+
+
+@pytest.mark.parametrize("outside", [100.001, 101.0, -0.001, -50.0])
+def test_a_position_outside_the_box_is_no_edge(make, outside):
+    with pytest.raises(CatalogError, match=r"1 of 20 positions lie outside the box.*\[0, 100"):
+        make(position=at([50, outside, 50]))
+
+
+def test_hint_kpc(make):
+    with pytest.raises(CatalogError, match="20 of 20 positions.*in kpc/h, or is box_size wrong"):
+        make(position=1000 * at([99, 3, 10]))
+
+
+def test_hint_centred(make):
+    rng = np.random.default_rng(0)
+    with pytest.raises(CatalogError, match=r"centred on 0: add box_size / 2\."):
+        make(position=rng.uniform(-50, 50, (20, 3)))
+
+
+def test_hint_otherwise(make):
+    with pytest.raises(CatalogError, match=r"Wrap them with position % box_size"):
+        make(position=at([130, 50, 50]))
+
+
+def test_message_names_the_span_and_the_box(make):
+    message = re.escape(
+        "they span [-2. 50. 50.] to [50. 50. 99.] Mpc/h, expected [0, 100, 100, 100]"
+    )
+    with pytest.raises(CatalogError, match=message):
+        make(position=at([-2, 50, 99]))
+
+
+@given(st.floats(-1e5, 1e5), st.floats(1e-3, 1e4))
+def test_wrap(value, side):
+    wrapped = wrap(np.array([[value] * 3]), [side] * 3)
+    assert wrapped.dtype == np.float32
+    assert (wrapped >= 0).all()
+    assert (wrapped < np.float32(side)).all()
+    distance = (wrapped[0, 0] - value + side / 2) % side - side / 2
+    assert abs(distance) < 1e-6 * (side + abs(value))
+
+
+def test_inputs_stay_as_they_are(cosmology):
+    arrays = [at([100.0, 0, 0]), at(), np.arange(1.0, 21)]
+    before = [array.copy() for array in arrays]
+    for array in arrays:
+        array.flags.writeable = False
+    parameters = dict(cosmology)
+    ds = from_arrays(*arrays, box_size=100, redshift=0.59, cosmology=parameters)
+    ds.attrs["cosmology"]["h"] = 0.5
+    assert parameters == cosmology
+    for array, copy in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+# --- selection ---
+
+
+def test_the_heaviest_in_four_bins(halos):
+    chosen = select(halos)
+    np.testing.assert_array_equal(np.bincount(chosen["mass_bin"]), [100, 900, 1000, 1000])
+    np.testing.assert_array_equal(chosen["mass"], np.sort(halos["mass"].values)[::-1][:3000])
+    assert (np.diff(chosen["mass_bin"]) >= 0).all()
+    assert chosen.attrs["number_density"] == list(NUMBER_DENSITY)
+    assert chosen.attrs["selection_seed"] == 0
+    assert chosen.attrs["history"].endswith("select: 3000 of 5000 halos")
+    # Rows stay together.
+    rows = {tuple(p): (m, *v) for p, m, v in zip(*columns(halos), strict=True)}
+    assert all(rows[tuple(p)] == (m, *v) for p, m, v in zip(*columns(chosen), strict=True))
+
+
+def columns(ds):
+    return (ds[name].values.tolist() for name in ("position", "mass", "velocity"))
+
+
+def test_all_of_them_and_one_bin(halos):
+    assert select(halos, [5e-3]).sizes["halo"] == 5000
+    assert set(select(halos, [1e-3])["mass_bin"].values) == {0}
+
+
+def test_too_few_halos(halos):
+    message = (
+        r"number_density=0.006 \(h/Mpc\)\^3 needs 6000 halos in 1e\+06 .*has 5000, that is 0.005 "
+    )
+    with pytest.raises(CatalogError, match=message):
+        select(halos, [1e-3, 6e-3])
+
+
+def test_an_empty_mass_bin(halos):
+    with pytest.raises(CatalogError, match="Mass bin 0 is empty: number_density=1e-07, 0.001 "):
+        select(halos, [1e-7, 1e-3])
+    with pytest.raises(CatalogError, match=r"Mass bin 1 is empty.*gives 1000, 0, 1000 halos a bin"):
+        select(halos, [1e-3, 1.0000001e-3, 2e-3])
+
+
+@pytest.mark.parametrize(
+    "edges", [[], [2e-3, 1e-3], [0, 1e-3], [1e-3, 1e-3], [np.nan], [1e-3, np.inf], 1e-3, [[1e-3]]]
+)
+def test_number_densities_that_do_not_rise(halos, edges):
+    with pytest.raises(CatalogError, match="expected rising cumulative densities in"):
+        select(halos, edges)
+
+
+def test_selection_needs_masses(halos, observed):
+    with pytest.raises(MissingVariableError, match="No `mass` in this catalogue"):
+        select(halos.drop_vars("mass"))
+    with pytest.raises(MissingVariableError, match="No `position` in this Dataset"):
+        select(observed)
+    with pytest.raises(MissingAttributeError, match="No `box_size`"):
+        select(halos.drop_attrs())
+
+
+def test_ties_are_broken_by_the_seed(halos):
+    first, again, other = (select(halos, seed=seed) for seed in (1, 1, 2))
+    xr.testing.assert_identical(first.drop_attrs(), again.drop_attrs())
+    np.testing.assert_array_equal(first["mass"], other["mass"])
+    kept, kept_other = ({tuple(p) for p in ds["position"].values} for ds in (first, other))
+    lightest = float(first["mass"][-1])
+    tied = int((halos["mass"] == lightest).sum())
+    taken = int((first["mass"] == lightest).sum())
+    assert 0 < taken < tied
+    assert kept != kept_other
+    # They differ in halos of the last mass alone.
+    differing = kept ^ kept_other
+    mass_of = {
+        tuple(p): m for p, m in zip(halos["position"].values, halos["mass"].values, strict=True)
+    }
+    assert {mass_of[p] for p in differing} == {lightest}
+    # Ties at the edges between bins as well.
+    edge = (first["mass_bin"] != other["mass_bin"]).values | (
+        first["position"] != other["position"]
+    ).any("component").values
+    assert edge[:2000].any()
+
+
+def test_no_tilt_where_the_file_is_ordered_in_space(cosmology):
+    """Halos of equal mass sorted by x: a plain cut would take the left half of the box."""
+    rng = np.random.default_rng(5)
+    n = 8000
+    position = rng.uniform(0, 100, (n, 3))
+    position = position[np.argsort(position[:, 0])]
+    mass = np.where(np.arange(n) % 8 == 0, 2e12, 1e12)
+    ds = from_arrays(
+        position, np.zeros((n, 3)), mass, box_size=100, redshift=0.59, cosmology=cosmology
+    )
+    chosen = select(ds, [5e-4, 2e-3, 4e-3])
+    for i in range(3):
+        x = chosen["position"].values[(chosen["mass_bin"] == i).values, 0]
+        # A uniform x has the mean 50 and the standard deviation 100 / sqrt(12).
+        assert abs(x.mean() - 50) < 4 * 100 / np.sqrt(12 * len(x))
+        counts, _ = np.histogram(x, bins=4, range=(0, 100))
+        assert (abs(counts / counts.mean() - 1) < 4 * np.sqrt(3 / len(x))).all()
+
+
+def test_selection_leaves_the_catalogue(halos):
+    before = halos.copy(deep=True)
+    select(halos)
+    to_redshift_space(halos)
+    xr.testing.assert_identical(halos, before)
+
+
+# --- redshift space ---
+
+
+@pytest.mark.parametrize("los", ["x", "y", "z"])
+def test_shift_by_hand(make, los):
+    # a H = 100 E / (1 + z), E^2 = 0.268 1.59^3 + 0.732: 84.5747 km/s/(Mpc/h).
+    rate = 100 * np.sqrt(0.268 * 1.59**3 + 0.732) / 1.59
+    assert rate == pytest.approx(84.6, abs=0.05)
+    position = at([10, 20, 30], [99, 99, 99], [1, 1, 1])
+    velocity = np.zeros((20, 3))
+    velocity[:3] = [[846, 423, -423], [500, 500, 500], [-500, -500, -500]]
+    ds = make(position=position, velocity=velocity)
+    moved = to_redshift_space(ds, los)
+    axis = "xyz".index(los)
+    expected = position.copy()
+    expected[:, axis] += velocity[:, axis] / rate
+    expected %= 100
+    np.testing.assert_allclose(moved["position"], expected, atol=1e-5)
+    assert float(moved["position"][1, axis]) == pytest.approx(99 + 500 / 84.57 - 100, abs=1e-2)
+    assert float(moved["position"][2, axis]) == pytest.approx(1 - 500 / 84.57 + 100, abs=1e-2)
+    others = [i for i in range(3) if i != axis]
+    np.testing.assert_array_equal(moved["position"][:, others], ds["position"][:, others])
+    assert moved.attrs["space"] == "redshift"
+    assert moved.attrs["los"] == los
+    assert moved.attrs["history"].endswith(f"to_redshift_space: los={los}")
+    xr.testing.assert_identical(moved["velocity"], ds["velocity"])
+
+
+def test_shift_keeps_the_labels_and_wraps(halos):
+    moved = to_redshift_space(halos)
+    assert moved["position"].attrs == halos["position"].attrs
+    assert moved["position"].dtype == np.float32
+    assert (moved["position"] >= 0).all()
+    assert (moved["position"] < 100).all()
+    assert (moved["position"] != halos["position"]).any()
+
+
+def test_shift_does_not_depend_on_the_order_of_dims(halos):
+    turned = halos.transpose("component", "halo")
+    xr.testing.assert_equal(
+        to_redshift_space(turned, "x")["position"], to_redshift_space(halos, "x")["position"]
+    )
+
+
+def test_shift_in_a_box_of_unequal_sides(make):
+    ds = make(position=at([50, 199, 9]), box_size=[100, 200, 300])
+    ds["velocity"][:] = 500
+    moved = to_redshift_space(ds, "y")
+    assert float(moved["position"][0, 1]) == pytest.approx(199 + 500 / 84.57 - 200, abs=1e-2)
+
+
+def test_shift_only_once(tracers):
+    with pytest.raises(CatalogError, match=r"in redshift space already \(los='z'\)"):
+        to_redshift_space(tracers, "x")
+
+
+def test_shift_needs(halos):
+    with pytest.raises(DimensionError, match="los='r'; expected one of 'x', 'y', 'z'"):
+        to_redshift_space(halos, "r")
+    for key in ("box_size", "redshift", "cosmology"):
+        with pytest.raises(MissingAttributeError, match=f"No `{key}`"):
+            to_redshift_space(halos.assign_attrs({key: None}))
+    with pytest.raises(MissingVariableError, match="No `velocity`"):
+        to_redshift_space(halos.drop_vars("velocity"))
+
+
+def test_selection_and_shift_commute(halos):
+    one = select(to_redshift_space(halos, "y"))
+    other = to_redshift_space(select(halos), "y")
+    xr.testing.assert_equal(one, other)
+
+
+# --- box files ---
+
+
+@pytest.fixture
+def copy_of(box_file, tmp_path):
+    """A copy of the box file, to be broken."""
+
+    def make(**attrs):
+        path = tmp_path / "copy.h5"
+        shutil.copy(box_file, path)
+        with h5py.File(path, "r+") as file:
+            file.attrs.update(attrs)
+        return path
+
+    return make
+
+
+def test_open_box(box_file, plain_cic):
+    halos, true = open_box(box_file)
+    with h5py.File(box_file) as file:
+        np.testing.assert_array_equal(halos["mass"], file["halos/Mass"][:])
+        np.testing.assert_array_equal(true["density"], file["fields/density"][:])
+        np.testing.assert_array_equal(true["momentum"], file["fields/momentum"][:])
+    np.testing.assert_allclose(true["velocity"] * true["density"], true["momentum"], rtol=1e-6)
+    assert all(true[name].dtype == np.float32 for name in true)
+    assert true["velocity"].dims == ("component", "x", "y", "z")
+    assert true["velocity"].attrs["units"] == "km/s"
+    assert periodic_grid(true).cell_size == pytest.approx((2.34375,) * 3)
+    assert halos.attrs["source"]["file"] == "box_1.h5"
+    assert halos.attrs["source"]["seed"] == 1
+    assert halos.attrs["source"]["role"] == "training"
+    assert halos.attrs["history"].endswith("open_box: box_1.h5")
+    for obj in (halos, true, true["density"]):
+        assert obj.attrs["box_size"] == 75.0
+        assert obj.attrs["redshift"] == 0.59
+        assert obj.attrs["cosmology"]["sigma8"] == 0.83
+        assert obj.attrs["space"] == "real"
+    select(halos)
+
+
+def test_true_fields_are_lazy(box_file, count_computes, no_computes):
+    with no_computes():
+        halos, true = open_box(box_file)
+        assert not halos.chunks
+        slab = true["velocity"].isel(x=3)
+    assert all(isinstance(true[name].data, da.Array) for name in true)
+    with count_computes() as computes:
+        slab.compute()
+        true.compute()
+    assert computes.total == 2
+
+
+def test_true_fields_are_read_in_chunks(make_box, tmp_path, monkeypatch):
+    monkeypatch.setattr("cosmofields.catalog.CHUNK", 5)
+    path = make_box(tmp_path / "small.h5", n_grid=12, box_size=48.0)
+    _, true = open_box(path)
+    assert true["density"].chunks == ((5, 5, 2),) * 3
+    assert true["momentum"].chunks == ((1, 1, 1), *((5, 5, 2),) * 3)
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(true["momentum"], file["fields/momentum"][:])
+
+
+def test_velocity_of_an_empty_cell_is_nan(copy_of):
+    path = copy_of()
+    with h5py.File(path, "r+") as file:
+        file["fields/density"][1, 2, 3] = 0
+        file["fields/momentum"][:, 1, 2, 3] = 0
+    velocity = open_box(path)[1]["velocity"].compute()
+    assert np.isnan(velocity[:, 1, 2, 3]).all()
+    assert int(np.isnan(velocity).sum()) == 3
+
+
+def test_attributes_as_arrays_and_bytes(copy_of):
+    path = copy_of(box_size=np.full(3, 75.0), redshift=np.array([0.59]), role=np.bytes_(b"test"))
+    halos, _ = open_box(path)
+    assert halos.attrs["box_size"] == 75.0
+    assert halos.attrs["redshift"] == 0.59
+    assert halos.attrs["source"]["role"] == "test"
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(StoreError, match=r"No file '.*nowhere\.h5'; expected an HDF5 box"):
+        open_box(tmp_path / "nowhere.h5")
+    with pytest.raises(StoreError, match="No file"):
+        open_box(tmp_path)
+
+
+def test_no_hdf5(tmp_path):
+    path = tmp_path / "text.h5"
+    for content in (b"", b"some text", bytes(10_000)):
+        path.write_bytes(content)
+        with pytest.raises(
+            StoreError, match="cannot be read as HDF5.*truncated, or another format"
+        ):
+            open_box(path)
+
+
+@pytest.mark.parametrize("kept", [0.999, 0.9, 0.5, 0.1, 0.01])
+def test_truncated_file(copy_of, kept):
+    path = copy_of()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(StoreError, match="cannot be read as HDF5.*truncated"):
+        open_box(path)
+
+
+def damage(path, name):
+    """Overwrite the middle of the first chunk of a dataset."""
+    with h5py.File(path) as file:
+        chunk = file[name].id.get_chunk_info(0)
+    with path.open("r+b") as file:
+        file.seek(chunk.byte_offset + chunk.size // 2)
+        file.write(bytes(64))
+
+
+def test_damaged_table(copy_of):
+    path = copy_of()
+    damage(path, "halos/Velocity")
+    with pytest.raises(StoreError, match="cannot be read as HDF5"):
+        open_box(path)
+
+
+def test_damaged_field(copy_of):
+    path = copy_of()
+    damage(path, "fields/momentum")
+    _, true = open_box(path)
+    with pytest.raises(StoreError, match=r"copy.h5.*cannot read fields/momentum \(slice"):
+        true["velocity"].compute()
+
+
+@pytest.mark.parametrize("place", [0, 8, 24, 100, 700])
+def test_damaged_head(copy_of, place):
+    path = copy_of()
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(b"\xff" * 32)
+    with pytest.raises(StoreError, match=r"cannot be read as HDF5|is no simulated box"):
+        open_box(path)
+
+
+def test_file_that_breaks_after_it_was_opened(copy_of):
+    path = copy_of()
+    _, true = open_box(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(StoreError, match=r"cannot read fields/density"):
+        true["density"].compute()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["halos/Position", "halos/Velocity", "halos/Mass", "fields/density", "fields/momentum"],
+)
+def test_missing_dataset(copy_of, name):
+    path = copy_of()
+    with h5py.File(path, "r+") as file:
+        del file[name]
+    with pytest.raises(StoreError, match=f"is no simulated box: it lacks {name}$"):
+        open_box(path)
+
+
+def test_everything_missing_is_listed(tmp_path):
+    path = tmp_path / "empty.h5"
+    with h5py.File(path, "w"):
+        pass
+    message = "lacks halos/Position, .*fields/momentum, attribute box_size, attribute redshift"
+    with pytest.raises(StoreError, match=message):
+        open_box(path)
+
+
+def test_group_where_a_dataset_should_be(copy_of):
+    path = copy_of()
+    with h5py.File(path, "r+") as file:
+        del file["halos/Mass"]
+        file.create_group("halos/Mass")
+    with pytest.raises(StoreError, match="lacks halos/Mass"):
+        open_box(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "error", "message"),
+    [
+        ("fields/density", (32, 32), StoreError, r"density has shape \(32, 32\)"),
+        ("fields/density", (16, 16, 16), StoreError, r"expected \(x, y, z\) and \(3, x, y, z\)"),
+        ("fields/momentum", (32, 32, 32, 3), StoreError, r"momentum \(32, 32, 32, 3\)"),
+        ("halos/Position", (3, 1604), CatalogError, r"`position` has shape \(3, 1604\)"),
+        ("halos/Mass", (1600,), CatalogError, r"`mass` has shape \(1600,\); expected \(1604,\)"),
+    ],
+)
+def test_wrong_shapes(copy_of, name, shape, error, message):
+    path = copy_of()
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        file[name] = np.ones(shape, np.float32)
+    with pytest.raises(error, match=message):
+        open_box(path)
+
+
+def test_wrong_contents(copy_of):
+    with pytest.raises(CatalogError, match=re.escape("expected [0, 50, 50, 50]")):
+        open_box(copy_of(box_size=50.0))
+    with pytest.raises(MissingAttributeError, match="Omega_m=-1.0"):
+        open_box(copy_of(box_size=75.0, Omega_m=-1.0))

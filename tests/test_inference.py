@@ -1,0 +1,254 @@
+"""Models over boxes: tiles, symmetries, lines of sight, laziness, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from cosmofields.catalog import select, to_redshift_space
+from cosmofields.conventions import (
+    CosmofieldsError,
+    DimensionError,
+    MissingAttributeError,
+    MissingVariableError,
+    ModelMismatchError,
+    NotPeriodicError,
+)
+from cosmofields.inference import (
+    apply_model,
+    axes_to_los_last,
+    predict,
+    predict_density,
+    predict_velocity,
+    turn,
+)
+from cosmofields.painting import paint
+from cosmofields.unet import FieldModel, build, save_model
+
+
+def random_model(architecture: str, target: str) -> FieldModel:
+    torch.manual_seed(1)
+    model = build(architecture, target, n_bins=4, widths=[4, 4, 4])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            scale = 0.05 if "final" in name else 0.1
+            parameter.add_(scale * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory, observed: xr.Dataset) -> Path:
+    """Directory of random models whose card fits the box of `observed`."""
+    folder = tmp_path_factory.mktemp("models")
+    for target in ("density", "velocity"):
+        model = random_model("residual", target)
+        card = {
+            "name": f"random-{target}",
+            "target": target,
+            "architecture": {"name": "residual", "options": model.options},
+            "trained_for": {
+                "cell_size": 100 / 16,
+                "number_density": list(observed.halo_density.attrs["number_density"]),
+                "weighting": "mass",
+                "space": "redshift",
+                "redshift": 0.59,
+            },
+            "linear_bias": {"mass_bins": [3.0, 1.5, 1.2, 1.1], "all_by_number": [1.3]},
+        }
+        save_model(model, card, folder)
+    return folder
+
+
+def inputs(model: FieldModel, shape: tuple[int, ...]) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    x = rng.gamma(0.3, 2.0, (model.n_in, *shape)).astype(np.float32)
+    if model.target == "velocity":
+        x[-3:] = 300 * rng.standard_normal((3, *shape))
+    return x
+
+
+@pytest.mark.parametrize("key", [("residual", "velocity"), ("paper", "density")])
+def test_tiled_equals_whole_box(key: tuple[str, str]) -> None:
+    model = random_model(*key)
+    x = inputs(model, (32, 40, 16))  # also a halo wider than the box
+    whole = apply_model(model, x, tile=40)
+    for tile in (16, 12):
+        tiled = apply_model(model, x, tile=tile)
+        assert np.abs(tiled - whole).max() <= 1e-5 * np.abs(whole).max()
+
+
+def test_lazy_tiles_equal_eager_ones_and_wait(count_computes: Any) -> None:
+    model = random_model("residual", "velocity")
+    x = inputs(model, (32, 16, 16))
+    lazy = da.from_array(x, chunks=(1, 16, 16, 16))
+    with count_computes() as counter:
+        out = apply_model(model, lazy, tile=16)
+        assert counter.total == 0
+    assert isinstance(out, da.Array)
+    assert out.shape == (3, 32, 16, 16)
+    eager = apply_model(model, x, tile=16)
+    np.testing.assert_allclose(out.compute(), eager, rtol=1e-5, atol=1e-3)
+
+
+def test_shift_by_the_coarsest_cell_shifts_the_output() -> None:
+    model = random_model("residual", "velocity")
+    x = inputs(model, (16, 16, 16))
+    shift = (model.coarsest, -2 * model.coarsest, 3 * model.coarsest)
+    moved = apply_model(model, np.roll(x, shift, (1, 2, 3)))
+    np.testing.assert_allclose(
+        moved, np.roll(apply_model(model, x), shift, (1, 2, 3)), rtol=1e-5, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("los", ["x", "y", "z"])
+def test_turning_to_the_line_of_sight_is_a_rotation(los: str) -> None:
+    order = axes_to_los_last(los)
+    assert "xyz"[order[2]] == los
+    matrix = np.eye(3)[list(order)]
+    assert np.linalg.det(matrix) == 1
+    # A vector field (here: the position itself) keeps pointing where it pointed.
+    nodes = np.stack(np.meshgrid(*[np.arange(4.0)] * 3, indexing="ij"))
+    turned = turn(nodes, order, 3)
+    np.testing.assert_array_equal(turned, nodes)
+    back = turn(turn(np.arange(5 * 24.0).reshape(5, 2, 3, 4), order, 3), np.argsort(order), 3)
+    np.testing.assert_array_equal(back, np.arange(5 * 24.0).reshape(5, 2, 3, 4))
+
+
+def test_any_line_of_sight_gives_the_same_fields(halos: xr.Dataset, models: Path) -> None:
+    # The same universe with its axes renamed cyclically, observed along the renamed axis.
+    reference = predict(paint(to_redshift_space(select(halos), "z"), 16), models)
+    for los in ("x", "y"):
+        order = axes_to_los_last(los)
+        named = halos.copy()
+        for name in ("position", "velocity"):
+            values = np.empty_like(halos[name].values)
+            values[:, list(order)] = halos[name].values
+            named[name] = halos[name].copy(data=values)
+        other = predict(paint(to_redshift_space(select(named), los), 16), models)
+        velocity = turn(other["velocity"].values, order, 3)
+        density = turn(other["density"].values[None], order, 0)[0]
+        np.testing.assert_allclose(velocity, reference["velocity"].values, rtol=2e-3, atol=0.5)
+        np.testing.assert_allclose(density, reference["density"].values, rtol=2e-3, atol=1e-3)
+
+
+def test_predict_makes_what_is_missing(observed: xr.Dataset, models: Path) -> None:
+    before = observed.copy(deep=True)
+    fields = predict(observed, models)
+    assert list(fields) == ["density", "velocity", "momentum"]
+    xr.testing.assert_identical(observed, before)
+    density = predict_density(observed, models)
+    velocity = predict_velocity(observed, models)
+    np.testing.assert_array_equal(fields["density"], density)
+    np.testing.assert_allclose(fields["velocity"], velocity, rtol=1e-6)
+    np.testing.assert_allclose(fields["momentum"], density * velocity, rtol=1e-6)
+    for name, units in (("density", "1"), ("velocity", "km/s"), ("momentum", "km/s")):
+        assert fields[name].dtype == np.float32
+        assert fields[name].attrs["units"] == units
+        assert fields[name].attrs["space"] == "real"
+        assert fields[name].attrs["box_size"] == 100
+    assert "random-velocity" in fields.attrs["history"]
+    # What is there already is used.
+    given = observed.assign(density=density + 1, linear_velocity=0 * velocity)
+    assert not np.allclose(predict_velocity(given, models), velocity)
+
+
+def test_predict_is_lazy_for_lazy_input(
+    observed: xr.Dataset, models: Path, count_computes: Any
+) -> None:
+    chunked = observed.chunk(x=8, y=8, z=8, mass_bin=1)
+    with count_computes() as counter:
+        fields = predict(chunked, models)
+        assert counter.total == 0
+    assert all(fields[name].chunks for name in fields)
+    xr.testing.assert_allclose(fields.compute(), predict(observed, models), rtol=1e-4, atol=1e-2)
+
+
+# --- what is refused ---
+
+
+def test_another_cell_size_density_and_redshift(tracers: xr.Dataset, models: Path) -> None:
+    with pytest.raises(ModelMismatchError, match=r"cell size 12.5.*trained for 6.25.*n_grid = 16"):
+        predict(paint(tracers, 8), models)
+    other = select(tracers.drop_vars("mass_bin"), (1e-4, 1e-3, 1.5e-3, 2e-3))
+    with pytest.raises(ModelMismatchError, match=r"number densities.*0.002\].*allow_mismatch"):
+        predict(paint(other, 16), models)
+    late = paint(tracers.assign_attrs(redshift=0.0), 16)
+    with pytest.raises(ModelMismatchError, match="redshift 0, trained for 0.59"):
+        predict(late, models)
+    number = paint(tracers, 16, weighting="number")
+    with pytest.raises(ModelMismatchError, match="weighting 'number', trained for 'mass'"):
+        predict_density(number, models)
+    assert predict_density(number, models, allow_mismatch=True).shape == (16, 16, 16)
+
+
+def test_every_difference_is_named_at_once(tracers: xr.Dataset, models: Path) -> None:
+    wrong = paint(tracers.assign_attrs(redshift=0.0), 8, weighting="number")
+    with pytest.raises(ModelMismatchError) as caught:
+        predict(wrong, models)
+    for part in ("cell size", "redshift", "weighting"):
+        assert part in str(caught.value)
+
+
+def test_real_space_halos(halos: xr.Dataset, models: Path) -> None:
+    with pytest.raises(ModelMismatchError, match="space 'real', trained for 'redshift'"):
+        predict(paint(select(halos), 16), models)
+
+
+def test_a_cut_box(observed: xr.Dataset, models: Path) -> None:
+    with pytest.raises(NotPeriodicError, match="8 nodes spanning"):
+        predict(observed.isel(x=slice(8)), models)
+
+
+@pytest.mark.parametrize("key", ["box_size", "redshift", "cosmology", "los"])
+def test_missing_facts(observed: xr.Dataset, models: Path, key: str) -> None:
+    bare = observed.copy()
+    bare["halo_density"] = observed["halo_density"].copy()
+    for obj in (bare, bare["halo_density"]):
+        obj.attrs = {name: value for name, value in observed.attrs.items() if name != key}
+    bare["halo_density"].attrs.update(
+        {
+            name: value
+            for name, value in observed["halo_density"].attrs.items()
+            if name not in (key, *observed.attrs)
+        }
+    )
+    with pytest.raises(MissingAttributeError, match=f"No `{key}`"):
+        predict(bare, models)
+
+
+def test_no_halo_density(observed: xr.Dataset, models: Path) -> None:
+    with pytest.raises(MissingVariableError, match="No `halo_density`.*paint"):
+        predict(observed.drop_vars("halo_density"), models)
+
+
+def test_wrong_dims(observed: xr.Dataset, models: Path) -> None:
+    with pytest.raises(DimensionError, match=r"expected \('mass_bin', 'x', 'y', 'z'\)"):
+        predict(observed.isel(mass_bin=0), models)
+
+
+def test_density_on_another_grid(observed: xr.Dataset, tracers: xr.Dataset, models: Path) -> None:
+    # xarray fills what the coarse grid lacks with NaN; that must not become a velocity.
+    coarse = predict_density(paint(tracers, 8), models, allow_mismatch=True)
+    with pytest.raises(CosmofieldsError, match="NaN or infinite"):
+        predict_velocity(observed.assign(density=coarse), models)
+
+
+def test_grid_that_the_levels_do_not_divide() -> None:
+    model = random_model("residual", "density")
+    with pytest.raises(DimensionError, match="multiples of 4"):
+        apply_model(model, inputs(model, (18, 16, 16)))
+
+
+def test_device() -> None:
+    model = random_model("residual", "density")
+    with pytest.raises(CosmofieldsError, match="device='tpuu'"):
+        apply_model(model, inputs(model, (8, 8, 8)), device="tpuu")
+    if not torch.cuda.is_available():
+        with pytest.raises(CosmofieldsError, match="no CUDA GPU"):
+            apply_model(model, inputs(model, (8, 8, 8)), device="cuda")

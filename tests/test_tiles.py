@@ -1,0 +1,111 @@
+"""Tile plans of a periodic box, and windows gathered across its boundary."""
+
+from itertools import product
+
+import dask.array as da
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cosmofields.kernels.tiles import gather, plan, windows
+
+
+@given(
+    cells=st.tuples(*[st.integers(1, 20)] * 3),
+    tile=st.integers(1, 100),
+    multiple=st.sampled_from([1, 2, 4, 8]),
+)
+def test_tiles_cover_the_box_once_on_multiples(cells, tile, multiple):
+    shape = tuple(n * multiple for n in cells)
+    bounds = plan(shape, tile, multiple)
+    count = np.zeros(shape, int)
+    for window in windows(bounds):
+        count[window] += 1
+    assert (count == 1).all()
+    for axis, n in zip(bounds, shape, strict=True):
+        assert axis[0][0] == 0
+        assert axis[-1][1] == n
+        for low, high in axis:
+            assert low % multiple == high % multiple == 0
+            assert 0 < high - low <= max(tile, multiple)
+
+
+def test_plan():
+    assert plan((128, 100, 8), 64, 4) == [
+        [(0, 64), (64, 128)],
+        [(0, 64), (64, 100)],
+        [(0, 8)],
+    ]
+    assert plan((16, 16, 16), 7, 4)[0] == [(0, 4), (4, 8), (8, 12), (12, 16)]
+
+
+def test_windows_run_fastest_along_the_last_axis():
+    got = list(windows(plan((4, 4, 8), 4, 4)))
+    assert got == [
+        (slice(0, 4), slice(0, 4), slice(0, 4)),
+        (slice(0, 4), slice(0, 4), slice(4, 8)),
+    ]
+
+
+def naive(array, window, halo):
+    """Modulo indexing, cell by cell."""
+    indices = [
+        np.arange(part.start - halo, part.stop + halo) % n
+        for part, n in zip(window, array.shape[-3:], strict=True)
+    ]
+    return array[(..., *np.ix_(*indices))]
+
+
+@pytest.mark.parametrize("lead", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("halo", [0, 1, 3, 8, 25])
+def test_gather_is_periodic(lead, halo):
+    array = np.random.default_rng(0).normal(size=(*lead, 8, 6, 10))
+    for window in windows(plan((8, 6, 10), 4, 2)):
+        np.testing.assert_array_equal(gather(array, window, halo), naive(array, window, halo))
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 9)] * 3),
+    halo=st.integers(0, 20),
+    corner=st.tuples(*[st.floats(0, 0.999)] * 3),
+)
+def test_gather_of_any_window(shape, halo, corner):
+    array = np.arange(np.prod(shape)).reshape(shape)
+    starts = [int(at * n) for at, n in zip(corner, shape, strict=True)]
+    window = tuple(slice(start, n) for start, n in zip(starts, shape, strict=True))
+    np.testing.assert_array_equal(gather(array, window, halo), naive(array, window, halo))
+
+
+def test_tiles_put_together_are_the_box():
+    array = np.random.default_rng(0).normal(size=(2, 8, 8, 12))
+    whole = np.empty_like(array)
+    for window in windows(plan((8, 8, 12), 4, 4)):
+        part = gather(array, window, 3)
+        whole[(slice(None), *window)] = part[:, 3:-3, 3:-3, 3:-3]
+    np.testing.assert_array_equal(whole, array)
+
+
+def test_gather_stays_lazy_and_reads_what_it_needs(no_computes):
+    array = np.random.default_rng(0).normal(size=(2, 16, 16, 16))
+    read = []
+
+    def note(block):
+        read.append(block.shape)
+        return block
+
+    lazy = da.from_array(array, chunks=(1, 4, 4, 4)).map_blocks(note, meta=array[:0, :0, :0, :0])
+    window = (slice(0, 4), slice(4, 8), slice(12, 16))
+    with no_computes():
+        part = gather(lazy, window, 2)
+    assert isinstance(part, da.Array)
+    np.testing.assert_array_equal(part.compute(scheduler="synchronous"), gather(array, window, 2))
+    assert read == [(1, 4, 4, 4)] * (2 * 3**3)  # of 2 * 4^3
+
+
+def test_gather_changes_nothing():
+    array = np.arange(512.0).reshape(8, 8, 8)
+    before = array.copy()
+    for start, halo in product((0, 4), (0, 2)):
+        gather(array, (slice(start, start + 4),) * 3, halo)
+    np.testing.assert_array_equal(array, before)

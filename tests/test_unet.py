@@ -1,0 +1,207 @@
+"""Networks, model heads and saved models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cosmofields.conventions import ModelMismatchError, StoreError
+from cosmofields.unet import MODELS, VELOCITY_SCALE, FieldModel, build, load_model, save_model
+
+KEYS = list(MODELS)
+NARROW = {"n_bins": 2, "widths": [4, 4, 4]}
+
+
+def narrow(architecture: str, target: str) -> FieldModel:
+    """A small model with random weights everywhere, in evaluation mode."""
+    torch.manual_seed(0)
+    model = build(architecture, target, **NARROW)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def fields(model: FieldModel, n: int = 16) -> torch.Tensor:
+    x = torch.rand(1, model.n_in, n, n, n)
+    if model.target == "velocity":
+        x[:, -3:] = 300 * torch.randn(1, 3, n, n, n)
+    return x
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_shapes_and_channels(key: tuple[str, str]) -> None:
+    model = build(*key)
+    assert model.n_in == (4 if key[1] == "density" else 8)
+    with torch.no_grad():
+        out = model.eval()(fields(model))
+    assert out.shape == (1, 1 if key[1] == "density" else 3, 16, 16, 16)
+    assert out.dtype == torch.float32
+
+
+def test_residual_models_start_from_the_mean_and_from_linear_theory() -> None:
+    density, velocity = (build("residual", target).eval() for target in ("density", "velocity"))
+    x = fields(velocity)
+    with torch.no_grad():
+        assert torch.equal(density(x[:, :4]), torch.ones(1, 1, 16, 16, 16))
+        assert torch.equal(velocity(x), x[:, -3:])
+
+
+def test_density_is_positive() -> None:
+    model = narrow("residual", "density")
+    with torch.no_grad():
+        assert (model(100 * fields(model)) > 0).all()
+
+
+def test_poisson_deviance_is_least_at_the_mean() -> None:
+    # One input, several truths: the best constant is their mean, as for the squared error.
+    model = build("residual", "density", **NARROW).eval()
+    x = torch.zeros(1, 2, 8, 8, 8)
+    truth = torch.from_numpy(np.random.default_rng(0).gamma(0.5, 2.0, (1, 1, 8, 8, 8))).float()
+    truth[0, 0, 0, 0, 0] = 0.0
+    bias = model.networks[0].final.bias
+
+    def loss(rho: float) -> float:
+        with torch.no_grad():
+            bias.fill_(np.log(rho))
+            return float(model.loss(x, truth, 0))
+
+    mean = float(truth.mean())
+    best = loss(mean)
+    assert best < loss(1.02 * mean)
+    assert best < loss(0.98 * mean)
+
+
+def test_velocity_loss_leaves_the_margin_out() -> None:
+    model = build("residual", "velocity").eval()
+    x = fields(model)
+    truth = x[:, -3:].clone()
+    truth[..., :4, :, :] += 1e4
+    with torch.no_grad():
+        assert model.loss(x, truth, 4) == 0
+        assert model.loss(x, truth, 3) > 0
+
+
+def test_paper_loss_is_eq_6() -> None:
+    model = narrow("paper", "velocity")
+    x = fields(model)
+    truth = VELOCITY_SCALE * torch.randn(1, 3, 16, 16, 16)
+    with torch.no_grad():
+        speed, direction = model.magnitude_and_direction(x)
+        loss = float(model.loss(x, truth, 0))
+        product = model(x)
+    v, t = speed[0, 0].double().numpy(), truth[0].double().numpy() / VELOCITY_SCALE
+    d = direction[0].double().numpy()
+    np.testing.assert_allclose(np.sqrt((d**2).sum(0)), 1, rtol=1e-5)
+    size = np.sqrt((t**2).sum(0))
+    cosine = (d * t).sum(0) / size
+    expected = np.mean(0.25 * (v - size) ** 2 + 0.75 * (1 - cosine))
+    assert loss == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(product[0].numpy(), VELOCITY_SCALE * v * d, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("key", [("residual", "density"), ("paper", "density")])
+def test_receptive_radius(key: tuple[str, str]) -> None:
+    # Wherever a cell sits in its coarse cell, its reach is at most the radius, and not far less.
+    model = narrow(*key).double()
+    n, radius = 64, model.receptive_radius
+    base = torch.rand(1, 2, n, n, n, dtype=torch.float64)
+    reach = 0
+    with torch.no_grad():
+        before = model(base)
+        for corner in range(model.coarsest):
+            where = 28 + corner
+            x = base.clone()
+            x[:, :, where, where, where] += 10
+            changed = np.argwhere((model(x) != before)[0, 0].numpy())
+            reach = max(reach, int(np.abs(changed - where).max()))
+    assert radius - model.coarsest < reach <= radius
+    assert radius % model.coarsest == 0
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_saved_model_comes_back(key: tuple[str, str], tmp_path: Path) -> None:
+    model = narrow(*key)
+    card = {"name": "test", "architecture": {"name": key[0], "options": model.options}}
+    save_model(model, card, tmp_path)
+    again, card_again = load_model(key[1], tmp_path)
+    assert card_again["name"] == "test"
+    assert not again.training
+    x = fields(model)
+    with torch.no_grad():
+        a, b = model(x), again(x)
+    # Weights are kept in half precision.
+    scale = float(a.std())
+    assert float((a - b).abs().max()) < 0.05 * scale
+    for parameter in again.parameters():
+        assert parameter.dtype == torch.float32
+
+
+def test_default_models_are_there_and_small() -> None:
+    total = 0
+    for target in ("density", "velocity"):
+        model, card = load_model(target)
+        assert card["target"] == model.target == target
+        assert card["architecture"]["name"] == "residual"
+        assert sum(p.numel() for p in model.parameters()) == card["parameters"]
+        assert "box_105.h5" not in [*card["training"]["boxes"], *card["training"]["validation"]]
+        assert not set(card["training"]["boxes"]) & set(card["training"]["validation"])
+        total += sum(p.nbytes // 2 for p in model.parameters())
+    assert total < 10e6
+
+
+def test_unknown_architecture_and_options() -> None:
+    with pytest.raises(ModelMismatchError, match=r"No model \('resnet', 'density'\)"):
+        build("resnet", "density")
+    with pytest.raises(ModelMismatchError, match="do not fit ResidualDensity"):
+        build("residual", "density", depth=3)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    model = narrow("residual", "density")
+    architecture = {"name": "residual", "options": model.options}
+    save_model(model, {"name": "test", "architecture": architecture}, tmp_path)
+    return tmp_path
+
+
+def test_missing_model(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="expected density.safetensors and density.json"):
+        load_model("density", tmp_path / "nowhere")
+
+
+def test_truncated_weights(saved: Path) -> None:
+    path = saved / "density.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(StoreError, match="cannot be read"):
+        load_model("density", saved)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"card_version": 1}'])
+def test_broken_card(saved: Path, text: str) -> None:
+    (saved / "density.json").write_text(text)
+    with pytest.raises(StoreError, match="cannot be read"):
+        load_model("density", saved)
+
+
+def test_card_of_a_newer_format(saved: Path) -> None:
+    path = saved / "density.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "card_version": 99}))
+    with pytest.raises(StoreError, match="card version 99"):
+        load_model("density", saved)
+
+
+def test_weights_of_another_architecture(saved: Path, tmp_path: Path) -> None:
+    card = json.loads((saved / "density.json").read_text())
+    card["architecture"]["options"]["widths"] = [8, 8, 8]
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(saved / "density.safetensors", other)
+    (other / "density.json").write_text(json.dumps(card))
+    with pytest.raises(ModelMismatchError, match="do not fit"):
+        load_model("density", other)

@@ -52,7 +52,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--architecture", choices=("residual", "paper"), default="residual")
     train.add_argument("--widths", nargs="+", type=int, help="channels of each level")
-    train.add_argument("--steps", type=int, default=4000, help="(default: %(default)s)")
+    train.add_argument("--steps", type=int, default=3000, help="(default: %(default)s)")
+    train.add_argument(
+        "--settle-steps",
+        type=int,
+        default=600,
+        help="steps after these with the batch norm held fixed (default: %(default)s)",
+    )
     train.add_argument("--batch-size", type=int, default=1, help="crops a step")
     train.add_argument("--crop", type=int, default=64, help="cells a side (default: %(default)s)")
     train.add_argument("--learning-rate", type=float, default=2e-3, help="(default: %(default)s)")
@@ -81,6 +87,7 @@ def _train(args: argparse.Namespace) -> None:
         architecture=args.architecture,
         options={"widths": args.widths} if args.widths else {},
         steps=args.steps,
+        settle_steps=args.settle_steps,
         batch_size=args.batch_size,
         crop=args.crop,
         learning_rate=args.learning_rate,

@@ -195,9 +195,11 @@ def apply_model(
         for place in places
     ]
     counts = [len(axis) for axis in bounds]
-    nested = np.empty(len(blocks), dtype=object)
-    nested[:] = blocks
-    return da.block(nested.reshape(1, *counts).tolist())
+    nested = [
+        [blocks[i : i + counts[2]] for i in range(j, j + counts[1] * counts[2], counts[2])]
+        for j in range(0, len(blocks), counts[1] * counts[2])
+    ]
+    return da.block([nested])
 
 
 def _run_tile(

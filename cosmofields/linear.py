@@ -25,6 +25,7 @@ from .conventions import (
     AXES,
     CosmofieldsError,
     Grid,
+    MissingAttributeError,
     MissingVariableError,
     attribute,
     box_facts,
@@ -213,7 +214,10 @@ def _tracers(field: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
 
 def _growth_rate(observed: xr.Dataset) -> float:
     """Growth rate of the box; 0 in real space, where no Kaiser factor has to be undone."""
-    if attribute(observed, "space") == "real":
+    space = attribute(observed, "space")
+    if space not in ("real", "redshift"):
+        raise MissingAttributeError(f"space={space!r}; expected 'real' or 'redshift'")
+    if space == "real":
         return 0.0
     return float(cosmology_of(observed).f(redshift_of(observed)))
 

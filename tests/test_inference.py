@@ -146,7 +146,8 @@ def test_predict_makes_what_is_missing(observed: xr.Dataset, models: Path) -> No
     velocity = predict_velocity(observed, models)
     np.testing.assert_array_equal(fields["density"], density)
     np.testing.assert_allclose(fields["velocity"], velocity, rtol=1e-6)
-    np.testing.assert_allclose(fields["momentum"], density * velocity, rtol=1e-6)
+    momentum = (density * velocity).transpose(*velocity.dims)
+    np.testing.assert_allclose(fields["momentum"], momentum, rtol=1e-6)
     for name, units in (("density", "1"), ("velocity", "km/s"), ("momentum", "km/s")):
         assert fields[name].dtype == np.float32
         assert fields[name].attrs["units"] == units

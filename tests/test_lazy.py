@@ -34,6 +34,11 @@ def test_numpy_at_once():
     np.testing.assert_array_equal(result, 4 * a)
 
 
+def test_array_on_disk_at_once(tmp_path):
+    a = np.memmap(tmp_path / "a", np.float32, "w+", shape=(2, 2, 2))
+    assert type(whole_box(double, a, shape=a.shape)) is np.ndarray
+
+
 @pytest.mark.parametrize("mixed", [False, True])
 def test_dask_later(mixed, count_computes, no_computes):
     a = np.random.default_rng(0).normal(size=(2, 70, 6, 5)).astype(np.float32)

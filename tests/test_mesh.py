@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cosmofields.conventions import CatalogError
+from cosmofields.kernels import mesh as mesh_module
 from cosmofields.kernels.mesh import TILE_X, cic
 
 GRIDS = [
@@ -15,6 +16,7 @@ GRIDS = [
     ((2, 9, 3), (10.0, 20.0, 30.0)),
     ((3, 40, 5), (10.0, 20.0, 30.0)),
     ((50, 3, 4), (75.0, 75.0, 75.0)),
+    ((2, 3, 4000), (10.0, 10.0, 999.0)),  # where a coordinate in float32 is 1e-4 of a cell off
 ]
 
 
@@ -184,6 +186,40 @@ def test_the_same_on_any_number_of_threads(nx, n_threads):
     position, values = catalogue(5000)
     alone = paint(position, values, (nx, 37, 5), n_threads=1)
     np.testing.assert_array_equal(paint(position, values, (nx, 37, 5), n_threads=n_threads), alone)
+
+
+@pytest.mark.parametrize("nx", range(2, 80))
+def test_no_two_threads_share_a_plane(nx, monkeypatch):
+    """What runs at the same time touches other planes of x: the race that no run may show."""
+    together = []
+
+    class Pool:
+        def __init__(self, n_threads):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def map(self, task, items):
+            together.append([])
+            return map(task, items)
+
+    def note_planes(position, values, order, scale, out):
+        alone = np.zeros_like(out)
+        paint_stripe(position, values, order, scale, alone)
+        together[-1].append(set(np.nonzero(alone.any(axis=(0, 2, 3)))[0]))
+
+    paint_stripe = mesh_module._cic
+    monkeypatch.setattr(mesh_module, "_cic", note_planes)
+    monkeypatch.setattr(mesh_module, "ThreadPoolExecutor", Pool)
+    between_nodes = (np.arange(nx) + 0.5)[:, None] * [1, 0, 0]
+    paint(between_nodes, shape=(nx, 4, 4), lengths=(nx, 4, 4))
+    assert set().union(*sum(together, [])) == set(range(nx))
+    for stripes in together:
+        assert sum(map(len, stripes)) == len(set().union(*stripes))
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 16), (50, 40, 5), (2, 2, 2)])

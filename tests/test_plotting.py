@@ -113,8 +113,8 @@ def test_slices_show_the_slab_asked_for(observed, truth, network):
 
 @pytest.mark.parametrize(("los", "axis", "up"), [("x", "z", "x"), ("y", "z", "y"), ("z", "y", "z")])
 def test_line_of_sight_runs_upwards(observed, truth, network, los, axis, up):
-    figure = plot_slices(observed.assign(halo_density=observed.halo_density.assign_attrs(los=los)),
-                         truth, {"network": network}, arrows=False)  # fmt: skip
+    seen = observed.assign_attrs(los=los)
+    figure = plot_slices(seen, truth, {"network": network}, arrows=False)
     assert f"< {axis} <" in figure.get_suptitle()
     assert figure.axes[0].get_ylabel().startswith(f"${up}$")
     assert figure.axes[0].get_ylabel().endswith("line of sight")

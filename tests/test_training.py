@@ -130,7 +130,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def config(target: str, **changes: Any) -> TrainingConfig:
     settings = {
         "options": {"widths": [4, 4, 4]},
-        "steps": 15,
+        "steps": 10,
+        "settle_steps": 5,
         "crop": 16,
         "margin": 2,
         "precision": "32-true",

@@ -12,6 +12,7 @@ _EXPORTS = {
     "CosmofieldsError": "cosmofields.conventions",
     "Cosmology": "cosmofields.cosmology",
     "evaluate": "cosmofields.evaluation",
+    "format_table": "cosmofields.evaluation",
     "from_arrays": "cosmofields.catalog",
     "linear_theory": "cosmofields.linear",
     "linear_velocity": "cosmofields.linear",
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from .catalog import from_arrays, open_box, select, to_redshift_space
     from .conventions import CosmofieldsError
     from .cosmology import Cosmology
-    from .evaluation import evaluate, scores_table
+    from .evaluation import evaluate, format_table, scores_table
     from .inference import predict, predict_density, predict_velocity
     from .linear import linear_theory, linear_velocity
     from .painting import paint, paint_matter

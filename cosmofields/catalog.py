@@ -51,9 +51,10 @@ def from_arrays(
     box_size: float | Sequence[float],
     redshift: float,
     cosmology: Any,
+    los: str | None = None,
     dim: str = "halo",
 ) -> xr.Dataset:
-    """Catalogue from bare arrays, in real space.
+    """Catalogue from bare arrays.
 
     Parameters
     ----------
@@ -68,6 +69,9 @@ def from_arrays(
     redshift : float
     cosmology : dict, Cosmology or astropy cosmology
         At least Omega_m and h; Omega_b, n_s, sigma8 for the linear power spectrum.
+    los : {"x", "y", "z"}, optional
+        The line of sight, if the positions are in redshift space already.  Default: they are in
+        real space, and :func:`to_redshift_space` is yours to call.
     dim : str
         Name of the row dim: ``"halo"``, or ``"particle"`` for matter.
 
@@ -129,7 +133,7 @@ def from_arrays(
             "box_size": lengths[0] if len(set(lengths)) == 1 else list(lengths),
             "redshift": z,
             "cosmology": universe.to_dict(),
-            "space": "real",
+            **({"space": "redshift", "los": check_los(los)} if los else {"space": "real"}),
             "periodic": True,
         },
     )

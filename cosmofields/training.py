@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import platform
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -421,7 +420,6 @@ def train(
         enable_model_summary=False,
     )
     last = out / f"{config.target}-checkpoints" / "last.ckpt"
-    started = time.time()
     trainer.fit(fit, data, ckpt_path=str(last) if last.exists() else None)
     # The callback stores the moving average of the weights under "state_dict".
     state = torch.load(best.best_model_path, weights_only=True)["state_dict"]
@@ -443,12 +441,12 @@ def train(
         },
         "linear_bias": bias,
         "training": {
+            "command": _command(config, boxes, validation),
             "config": asdict(config),
             "boxes": [Path(path).name for path in boxes],
             "lines_of_sight": list(AXES),
             "validation": [Path(path).name for path in validation],
             "validation_loss": float(best.best_model_score),
-            "minutes_of_last_run": round((time.time() - started) / 60, 1),
             "density_model": first_card["name"] if first_card else None,
             "versions": {
                 "python": platform.python_version(),
@@ -459,6 +457,25 @@ def train(
         "scores": {},
     }
     return save_model(fit.model, card, out)
+
+
+def _command(
+    config: TrainingConfig, boxes: Sequence[str | Path], validation: Sequence[str | Path]
+) -> str:
+    """What to type to train the same model again."""
+    widths = config.options.get("widths", [])
+    parts = [
+        f"cosmofields train {config.target}",
+        f"--boxes {' '.join(Path(path).name for path in boxes)}",
+        f"--validation {' '.join(Path(path).name for path in validation)}",
+        f"--architecture {config.architecture}",
+        *([f"--widths {' '.join(map(str, widths))}"] if widths else []),
+        f"--steps {config.steps} --settle-steps {config.settle_steps}",
+        f"--batch-size {config.batch_size} --crop {config.crop}",
+        f"--learning-rate {config.learning_rate:g} --precision {config.precision}",
+        f"--seed {config.seed}",
+    ]
+    return " ".join(parts)
 
 
 def _remember(config: TrainingConfig, out: Path) -> None:

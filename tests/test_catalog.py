@@ -591,3 +591,15 @@ def test_wrong_contents(copy_of):
         open_box(copy_of(box_size=50.0))
     with pytest.raises(MissingAttributeError, match="Omega_m=-1.0"):
         open_box(copy_of(box_size=75.0, Omega_m=-1.0))
+
+
+def test_positions_in_redshift_space_already(cosmology: dict[str, float]) -> None:
+    rows = np.full((3, 3), 5.0)
+    facts = {"box_size": 10.0, "redshift": 0.59, "cosmology": cosmology}
+    ds = from_arrays(rows, 100 * rows, **facts, los="y")
+    assert ds.attrs["space"] == "redshift"
+    assert ds.attrs["los"] == "y"
+    with pytest.raises(CatalogError, match="in redshift space already"):
+        to_redshift_space(ds)
+    with pytest.raises(DimensionError, match="los='w'"):
+        from_arrays(rows, rows, **facts, los="w")

@@ -1,9 +1,8 @@
-"""Write the scores of demo runs into the cards of the models that made them.
+"""Write the scores of demo runs into the cards of the models that made them."""
 
-cosmofields demo --box box_104.h5 --model models --out demo-104
-cosmofields demo --box box_105.h5 --model models --out demo-105
-python tools/record_scores.py models demo-104 demo-105
-"""
+# cosmofields demo --box box_104.h5 --model models --out demo-104
+# cosmofields demo --box box_105.h5 --model models --out demo-105
+# python tools/record_scores.py models demo-104 demo-105
 
 import argparse
 import json
@@ -35,7 +34,7 @@ def record_scores(models: Path, demos: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", type=Path, help="directory of the models")
     parser.add_argument("demos", type=Path, nargs="+", help="output directories of the demo")
     args = parser.parse_args()

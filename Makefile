@@ -49,7 +49,7 @@ train: ## train both steps: make train BOXES="a.h5 b.h5" VALIDATION=c.h5
 		{ echo 'Name the boxes: make train BOXES="a.h5 b.h5" VALIDATION=c.h5' >&2; exit 2; }
 	@$(MAKE) --no-print-directory $(VENV)/run.stamp
 	$(BIN)/cosmofields train density --boxes $(BOXES) --validation $(VALIDATION)
-	$(BIN)/cosmofields train velocity --boxes $(BOXES) --validation $(VALIDATION)
+	$(BIN)/cosmofields train velocity --boxes $(BOXES) --validation $(VALIDATION) --steps 3500
 
 clean: ## remove .venv, caches, builds and demo-output
 	rm -rf $(VENV) build dist demo-output .pytest_cache .hypothesis .mypy_cache .ruff_cache

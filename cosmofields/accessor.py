@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xarray as xr
 
-from .conventions import AXES, CATALOG_FIELDS, FIELDS, Grid, periodic_grid
+from .conventions import AXES, CATALOG_FIELDS, FIELDS, Grid, listing, periodic_grid
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -49,6 +50,22 @@ class _Recon:
 
         return summarize_facts(self._obj)
 
+    def _halo_attrs(self) -> dict[str, Any]:
+        """Attributes that may say how halos were cut into bins and weighted; none without halos."""
+        raise NotImplementedError
+
+    def _bins(self) -> list[tuple[str, str]]:
+        attrs = self._halo_attrs()
+        rows = []
+        # NetCDF returns a list of numbers as an array, and a list of one as a number.
+        edges = np.atleast_1d(attrs.get("number_density", ()))
+        if edges.size:
+            text = listing(f"{edge:g}" for edge in edges)
+            rows.append(("mass bins", f"number_density {text} (h/Mpc)^3"))
+        if attrs.get("weighting"):
+            rows.append(("weighting", attrs["weighting"]))
+        return rows
+
     def _found(self) -> list[str]:
         raise NotImplementedError
 
@@ -58,6 +75,7 @@ class _Recon:
     def __repr__(self) -> str:
         rows = [
             *self._facts(),
+            *self._bins(),
             ("holds", ", ".join(self._found()) or "no field that is known here"),
         ]
         rows += [("next" if i == 0 else "", line) for i, line in enumerate(self._next())]
@@ -79,8 +97,14 @@ class DatasetRecon(_Recon):
     def _is_catalog(self) -> bool:
         return "position" in self._obj
 
+    def _halo_attrs(self) -> dict[str, Any]:
+        ds = self._obj
+        if "halo_density" in ds:
+            return {**ds.attrs, **ds["halo_density"].attrs}
+        return ds.attrs if "mass_bin" in ds else {}
+
     def _found(self) -> list[str]:
-        names = [*FIELDS, *(CATALOG_FIELDS if self._is_catalog() else ())]
+        names = [*FIELDS, *((*CATALOG_FIELDS, "mass_bin") if self._is_catalog() else ())]
         return [_known(self._obj[name]) for name in dict.fromkeys(names) if name in self._obj]
 
     def _next(self) -> list[str]:
@@ -89,12 +113,20 @@ class DatasetRecon(_Recon):
             steps = []
             if "mass" in ds and "mass_bin" not in ds:
                 steps.append(".select(): the heaviest halos, in four mass bins")
-            if ds.attrs.get("space") == "real":
+            if ds.attrs.get("space") == "real" and "velocity" in ds:
                 steps.append(".to_redshift_space(los='z'): shift by the peculiar velocity")
-            verb = "paint" if "mass_bin" in ds or "mass" in ds else "paint_matter"
-            return [*steps, f".{verb}(n_grid=128): cloud-in-cell fields"]
+            if "mass" in ds:
+                verb = ".paint(n_grid=128)"
+            elif "mass_bin" in ds or "velocity" not in ds:
+                verb = ".paint(n_grid=128, weighting='number')"
+            else:
+                verb = ".paint_matter(n_grid=128)"
+            return [*steps, f"{verb}: cloud-in-cell fields"]
         if "halo_density" in ds:
-            verbs = [".linear_theory(): density, velocity, momentum without a network"]
+            verbs = [
+                ".linear_theory(): density, velocity, momentum without a network",
+                ".linear_velocity(): its velocity",
+            ]
             missing = [key for key in ("redshift", "cosmology", "los") if not ds.attrs.get(key)]
             if missing or ds.attrs.get("space") != "redshift":
                 wants = missing or ["space='redshift' (paint after to_redshift_space)"]
@@ -105,16 +137,15 @@ class DatasetRecon(_Recon):
                 *verbs,
             ]
         if any(name in ds for name in FIELDS):
-            return [".evaluate(true): scores and spectra against another Dataset"]
+            return [".evaluate(true, edges=None): scores and spectra against another Dataset"]
         return ["nothing: no catalogue and no field; see cosmofields.from_arrays"]
 
-    def select(
-        self, number_density: Sequence[float] = (1e-4, 1e-3, 2e-3, 3e-3), *, seed: int = 0
-    ) -> xr.Dataset:
-        """See :func:`cosmofields.select`."""
-        from .catalog import select
+    def select(self, number_density: Sequence[float] | None = None, *, seed: int = 0) -> xr.Dataset:
+        """See :func:`cosmofields.select`; default: the paper's four bins."""
+        from .catalog import NUMBER_DENSITY, select
 
-        return select(self._obj, number_density, seed=seed)
+        edges = NUMBER_DENSITY if number_density is None else number_density
+        return select(self._obj, edges, seed=seed)
 
     def to_redshift_space(self, los: str = "z") -> xr.Dataset:
         """See :func:`cosmofields.to_redshift_space`."""
@@ -150,29 +181,74 @@ class DatasetRecon(_Recon):
 
         return linear_velocity(self._obj, method=method, bias=bias)
 
-    def predict(self, model: str | Path = "default", **options: Any) -> xr.Dataset:
+    def predict(
+        self,
+        model: str | Path = "default",
+        *,
+        tile: int = 128,
+        device: str = "auto",
+        allow_mismatch: bool = False,
+        progress: bool = False,
+    ) -> xr.Dataset:
         """See :func:`cosmofields.predict`."""
         from .inference import predict
 
-        return predict(self._obj, model, **options)
+        return predict(
+            self._obj,
+            model,
+            tile=tile,
+            device=device,
+            allow_mismatch=allow_mismatch,
+            progress=progress,
+        )
 
-    def predict_density(self, model: str | Path = "default", **options: Any) -> xr.DataArray:
+    def predict_density(
+        self,
+        model: str | Path = "default",
+        *,
+        tile: int = 128,
+        device: str = "auto",
+        allow_mismatch: bool = False,
+        progress: bool = False,
+    ) -> xr.DataArray:
         """See :func:`cosmofields.predict_density`."""
         from .inference import predict_density
 
-        return predict_density(self._obj, model, **options)
+        return predict_density(
+            self._obj,
+            model,
+            tile=tile,
+            device=device,
+            allow_mismatch=allow_mismatch,
+            progress=progress,
+        )
 
-    def predict_velocity(self, model: str | Path = "default", **options: Any) -> xr.DataArray:
+    def predict_velocity(
+        self,
+        model: str | Path = "default",
+        *,
+        tile: int = 128,
+        device: str = "auto",
+        allow_mismatch: bool = False,
+        progress: bool = False,
+    ) -> xr.DataArray:
         """See :func:`cosmofields.predict_velocity`."""
         from .inference import predict_velocity
 
-        return predict_velocity(self._obj, model, **options)
+        return predict_velocity(
+            self._obj,
+            model,
+            tile=tile,
+            device=device,
+            allow_mismatch=allow_mismatch,
+            progress=progress,
+        )
 
-    def evaluate(self, true: xr.Dataset) -> xr.Dataset:
+    def evaluate(self, true: xr.Dataset, *, edges: ArrayLike | None = None) -> xr.Dataset:
         """See :func:`cosmofields.evaluate`."""
         from .evaluation import evaluate
 
-        return evaluate(self._obj, true)
+        return evaluate(self._obj, true, edges=edges)
 
 
 @xr.register_dataarray_accessor("recon")
@@ -184,12 +260,18 @@ class DataArrayRecon(_Recon):
     def _is_vector(self) -> bool:
         return "component" in self._obj.dims
 
+    def _halo_attrs(self) -> dict[str, Any]:
+        return self._obj.attrs if self._obj.name == "halo_density" else {}
+
     def _found(self) -> list[str]:
         return [_known(self._obj)] if set(AXES) <= set(self._obj.dims) else []
 
     def _next(self) -> list[str]:
         if not self._found():
             return [f"nothing: a field has the dims {', '.join(AXES)}"]
+        extra = [str(dim) for dim in self._obj.dims if dim not in ("component", *AXES)]
+        if extra:
+            return [f".isel({extra[0]}=0) or .sum({extra[0]!r}) first: spectra are of one field"]
         derived = ".divergence(), .curl()" if self._is_vector() else ".gradient()"
         return [".power_spectrum(), .spectra(true)", derived]
 

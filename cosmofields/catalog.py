@@ -45,12 +45,12 @@ _UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 def from_arrays(
     position: ArrayLike,
-    velocity: ArrayLike,
+    velocity: ArrayLike | None = None,
     mass: ArrayLike | None = None,
     *,
-    box_size: float | Sequence[float],
-    redshift: float,
-    cosmology: Any,
+    box_size: float | Sequence[float] | None = None,
+    redshift: float | None = None,
+    cosmology: Any = None,
     los: str | None = None,
     dim: str = "halo",
 ) -> xr.Dataset:
@@ -61,11 +61,11 @@ def from_arrays(
     position : array, (n, 3)
         Comoving, Mpc/h, in [0, box_size]; a coordinate equal to box_size wraps to 0.
     velocity : array, (n, 3)
-        Peculiar velocity in km/s (not sqrt(a), not comoving).
+        Peculiar velocity in km/s (not sqrt(a), not comoving).  Optional if ``los`` is given.
     mass : array, (n,), optional
         Msun/h.  Halos need it (they are ranked by it); particles of equal mass do not.
     box_size : float or three
-        Side of the periodic box in Mpc/h.
+        Side of the periodic box in Mpc/h.  Required, as are the next two.
     redshift : float
     cosmology : dict, Cosmology or astropy cosmology
         At least Omega_m and h; Omega_b, n_s, sigma8 for the linear power spectrum.
@@ -78,21 +78,35 @@ def from_arrays(
     Returns
     -------
     Dataset
-        ``position`` and ``velocity`` (dim, component), ``mass`` (dim), float32, numpy-backed.
+        ``position`` and ``velocity`` (dim, component), ``mass`` (dim), float32, numpy-backed;
+        without those that were not given.
 
     Raises
     ------
     CatalogError
-        For NaN or infinite values, positions outside the box, wrong shapes, non-positive masses.
+        For NaN or infinite values, positions outside the box, wrong shapes, masses that are not in
+        Msun/h, and arrays that carry a unit.
     MissingAttributeError
-        If box size, redshift or cosmology is no such thing.
+        If box size, redshift or cosmology is missing, or no such thing.
+    MissingVariableError
+        If velocities are missing and ``los`` does not say that they are not needed.
     """
+    _refuse_unit("box_size", box_size, "Mpc/h")
     lengths = parse_box_size(box_size)
     z = parse_redshift(redshift)
     universe = as_cosmology(cosmology)
-    table = {"position": np.asarray(position), "velocity": np.asarray(velocity)}
-    if mass is not None:
-        table["mass"] = np.asarray(mass)
+    space = {"space": "real"} if los is None else {"space": "redshift", "los": check_los(los)}
+    if velocity is None and los is None:
+        raise MissingVariableError(
+            "No `velocity`: pass it in km/s, for to_redshift_space; or los='x', 'y' or 'z' if the "
+            "positions are in redshift space already"
+        )
+    given = {"position": position, "velocity": velocity, "mass": mass}
+    table = {}
+    for name, column in given.items():
+        if column is not None or name == "position":
+            _refuse_unit(name, column, CATALOG_FIELDS[name].units)
+            table[name] = np.asarray(column)
     shape = table["position"].shape
     if len(shape) != 2 or shape[1] != 3:
         raise CatalogError(f"`position` has shape {shape}; expected (n, 3)")
@@ -103,21 +117,13 @@ def from_arrays(
             raise CatalogError(f"`{name}` has shape {values.shape}; expected {expected}")
         if values.dtype.kind not in "iuf":
             raise CatalogError(f"`{name}` has dtype {values.dtype}; expected real numbers")
-        bad = int(np.count_nonzero(~np.isfinite(values)))
-        if bad:
-            row = int(np.argwhere(~np.isfinite(values))[0, 0])
-            raise CatalogError(
-                f"`{name}` holds {bad} NaN or infinite values (the first in row {row}); "
-                "drop those rows first"
-            )
+        check_finite(name, values)
     if n == 0:
         raise CatalogError("The catalogue is empty: `position` has no rows")
-    if mass is not None and not (table["mass"] > 0).all():
-        raise CatalogError(
-            f"`mass` holds {int((table['mass'] <= 0).sum())} values at or below zero; "
-            "expected Msun/h (not its logarithm)"
-        )
-    table["position"] = _wrap_strictly(table["position"], lengths)
+    if mass is not None:
+        check_masses(table["mass"])
+    check_positions(table["position"], lengths)
+    table["position"] = wrap(table["position"], lengths)
 
     variables = {}
     for name, values in table.items():
@@ -133,34 +139,78 @@ def from_arrays(
             "box_size": lengths[0] if len(set(lengths)) == 1 else list(lengths),
             "redshift": z,
             "cosmology": universe.to_dict(),
-            **({"space": "redshift", "los": check_los(los)} if los else {"space": "real"}),
+            **space,
             "periodic": True,
         },
     )
     return ds.assign_attrs(step(ds, f"from_arrays: {n} rows"))
 
 
-def _wrap_strictly(position: NDArray[np.floating], lengths: Sequence[float]) -> NDArray[np.float32]:
-    """Positions in [0, L), with L moved to 0; anything further out is an error."""
+def _refuse_unit(name: str, value: object, units: str) -> None:
+    unit = getattr(value, "unit", None)
+    if unit is not None:
+        raise CatalogError(
+            f"`{name}` carries the unit {str(unit)!r}; expected bare numbers: convert to {units} "
+            "and pass `.value`"
+        )
+
+
+def check_finite(name: str, values: NDArray[Any]) -> None:
+    """Raise :class:`CatalogError`, with their number, if the column ``name`` holds NaN or inf."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        row = int(np.argwhere(~finite)[0, 0])
+        raise CatalogError(
+            f"`{name}` holds {int(np.count_nonzero(~finite))} NaN or infinite values (the first in "
+            f"row {row}); drop those rows first"
+        )
+
+
+def check_masses(mass: NDArray[Any]) -> None:
+    """Raise :class:`CatalogError` unless all masses are finite, positive and plausibly Msun/h."""
+    check_finite("mass", mass)
+    if not (mass > 0).all():
+        raise CatalogError(
+            f"`mass` holds {int((mass <= 0).sum())} values at or below zero; "
+            "expected Msun/h (not its logarithm)"
+        )
+    median = float(np.median(mass))
+    if median < 1e6:
+        raise CatalogError(
+            f"The median of `mass` is {median:.4g}, which looks like log10 of the mass, or 1e10 "
+            "Msun/h units; expected Msun/h"
+        )
+
+
+def check_positions(position: NDArray[Any], lengths: Sequence[float]) -> None:
+    """Raise :class:`CatalogError` unless all positions (n, 3) are finite and in [0, L]."""
+    check_finite("position", position)
     sides = np.asarray(lengths)
     # In float32 a value just below L can round up to L, which is a wrap and no error.
     slack = 1e-6 * sides
+    low, high = position.min(axis=0), position.max(axis=0)
+    if (low >= -slack).all() and (high <= sides + slack).all():
+        return
     outside = ((position < -slack) | (position > sides + slack)).any(axis=1)
-    if outside.any():
-        low, high = position.min(axis=0), position.max(axis=0)
-        hint = (
-            "They look centred on 0: add box_size / 2."
-            if (low < -0.3 * sides).all() and (high < 0.6 * sides).all()
-            else "Are they in kpc/h, or is box_size wrong?"
-            if (high > 100 * sides).any()
-            else "Wrap them with position % box_size if that is what they mean."
+    hint = (
+        "They look centred on 0: add box_size / 2."
+        if (low < -0.3 * sides).all() and (high < 0.6 * sides).all()
+        else "Are they in kpc/h, or is box_size wrong?"
+        if (high > 100 * sides).any()
+        else "Wrap them with position % box_size if that is what they mean."
+    )
+    expected = (
+        f"0 to {sides[0]:g} Mpc/h along each axis"
+        if (sides == sides[0]).all()
+        else listing(
+            f"0 to {side:g} Mpc/h along {axis}" for axis, side in zip(AXES, sides, strict=True)
         )
-        raise CatalogError(
-            f"{int(outside.sum())} of {len(position)} positions lie outside the box: they span "
-            f"{np.array2string(low, precision=4)} to {np.array2string(high, precision=4)} Mpc/h, "
-            f"expected [0, {listing(f'{side:g}' for side in sides)}]. {hint}"
-        )
-    return wrap(position, lengths)
+    )
+    raise CatalogError(
+        f"{int(outside.sum())} of {len(position)} positions lie outside the box: they span "
+        f"{np.array2string(low, precision=4)} to {np.array2string(high, precision=4)} Mpc/h, "
+        f"expected {expected}. {hint}"
+    )
 
 
 def wrap(position: NDArray[np.floating], lengths: Sequence[float]) -> NDArray[np.float32]:
@@ -282,12 +332,11 @@ def _read_block(path: str, dataset: str, block_info: Any = None) -> NDArray[np.f
 
 def row_dim(catalog: xr.Dataset) -> str:
     """Row dim of a catalogue: ``"halo"``, or ``"particle"`` for matter."""
-    for name in ("position", "velocity"):
-        if name not in catalog:
-            raise MissingVariableError(
-                f"No `{name}` in this Dataset, so it is no catalogue; "
-                "make one with from_arrays(position, velocity, mass, box_size=..., ...)"
-            )
+    if "position" not in catalog:
+        raise MissingVariableError(
+            "No `position` in this Dataset, so it is no catalogue; "
+            "make one with from_arrays(position, velocity, mass, box_size=..., ...)"
+        )
     dims = [str(d) for d in catalog["position"].dims if d != "component"]
     if len(dims) != 1 or catalog.sizes.get("component") != 3:
         raise DimensionError(
@@ -295,6 +344,16 @@ def row_dim(catalog: xr.Dataset) -> str:
             "with three components"
         )
     return dims[0]
+
+
+def velocity_of(catalog: xr.Dataset, what: str) -> xr.DataArray:
+    """Velocity of a catalogue, which ``what`` needs, as (row, component)."""
+    if "velocity" not in catalog:
+        raise MissingVariableError(
+            f"No `velocity` in this catalogue; {what} needs it, in km/s: "
+            "from_arrays(position, velocity, ...)"
+        )
+    return catalog["velocity"].transpose(row_dim(catalog), "component")
 
 
 def select(
@@ -326,11 +385,19 @@ def select(
     Raises
     ------
     CatalogError
-        If the catalogue has too few halos, or a bin would be empty.
+        If the catalogue has too few halos, a bin would be empty, masses are no masses in Msun/h, or
+        the seed is no whole number.
+    MissingVariableError, MissingAttributeError
+        If there are no masses, or no box size.
     """
     dim = row_dim(halos)
     if "mass" not in halos:
         raise MissingVariableError("No `mass` in this catalogue; halos are ranked by it")
+    if not (isinstance(seed, int | np.integer) and seed >= 0):
+        raise CatalogError(
+            f"seed={seed!r}; expected a whole number, at least 0, so that the selection can be "
+            "repeated"
+        )
     edges = np.asarray(number_density, dtype=float)
     rising = edges.ndim == 1 and edges.size > 0 and (np.diff(edges, prepend=0.0) > 0).all()
     if not (rising and np.isfinite(edges[-1])):
@@ -353,6 +420,7 @@ def select(
             f"the volume {volume:g} (Mpc/h)^3 gives {listing(counts)} halos a bin"
         )
     mass = halos["mass"].values
+    check_masses(mass)
     shuffled = np.random.default_rng(seed).permutation(n)
     order = shuffled[np.argsort(-mass[shuffled], kind="stable")][: ranks[-1]]
     chosen = halos.isel({dim: order})
@@ -386,7 +454,9 @@ def to_redshift_space(catalog: xr.Dataset, los: str = "z") -> xr.Dataset:
     Raises
     ------
     CatalogError
-        If the catalogue is in redshift space already.
+        If the catalogue is in redshift space already, or positions lie outside the box.
+    MissingVariableError, MissingAttributeError
+        If velocities, box size, redshift or cosmology are missing.
     """
     dim = row_dim(catalog)
     axis = AXES.index(check_los(los))
@@ -396,9 +466,12 @@ def to_redshift_space(catalog: xr.Dataset, los: str = "z") -> xr.Dataset:
         )
     lengths = box_lengths(catalog)
     rate = float(cosmology_of(catalog).aH(redshift_of(catalog)))
+    velocity = velocity_of(catalog, "to_redshift_space")
     position = catalog["position"].transpose(dim, "component")
+    # Wrapping would hide positions that never belonged to this box.
+    check_positions(position.values, lengths)
     shifted = position.values.astype(np.float64)
-    shifted[:, axis] += catalog["velocity"].transpose(dim, "component").values[:, axis] / rate
+    shifted[:, axis] += velocity.values[:, axis] / rate
     moved = catalog.assign(position=position.copy(data=wrap(shifted, lengths)))
     return moved.assign_attrs(
         {**step(catalog, f"to_redshift_space: los={los}"), "space": "redshift", "los": los}
@@ -406,7 +479,7 @@ def to_redshift_space(catalog: xr.Dataset, los: str = "z") -> xr.Dataset:
 
 
 def check_catalog(catalog: xr.Dataset) -> str:
-    """Check what painting relies on; return the row dim.
+    """Check what painting relies on, but for the values of the columns; return the row dim.
 
     Raises
     ------

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .conventions import AXES, CosmofieldsError
+
+if TYPE_CHECKING:
+    from .training import TrainingConfig
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--batch-size", type=int, default=1, help="crops a step")
     train.add_argument("--crop", type=int, default=64, help="cells a side (default: %(default)s)")
+    train.add_argument("--margin", type=int, default=6, help="its outer cells left out of the loss")
+    train.add_argument("--ema-decay", type=float, default=0.998, help="of the averaged weights")
     train.add_argument("--learning-rate", type=float, default=2e-3, help="(default: %(default)s)")
     train.add_argument("--precision", choices=("bf16-mixed", "32-true"), default="bf16-mixed")
     train.add_argument("--seed", type=int, default=0)
@@ -79,10 +85,11 @@ def _info(args: argparse.Namespace) -> None:
     print(describe(args.store), end="")
 
 
-def _train(args: argparse.Namespace) -> None:
-    from .training import TrainingConfig, train
+def config_of(args: argparse.Namespace) -> TrainingConfig:
+    """Training configuration of the arguments of ``cosmofields train``."""
+    from .training import TrainingConfig
 
-    config = TrainingConfig(
+    return TrainingConfig(
         target=args.target,
         architecture=args.architecture,
         options={"widths": args.widths} if args.widths else {},
@@ -90,12 +97,19 @@ def _train(args: argparse.Namespace) -> None:
         settle_steps=args.settle_steps,
         batch_size=args.batch_size,
         crop=args.crop,
+        margin=args.margin,
         learning_rate=args.learning_rate,
+        ema_decay=args.ema_decay,
         precision=args.precision,
         seed=args.seed,
     )
+
+
+def _train(args: argparse.Namespace) -> None:
+    from .training import train
+
     source = args.density_model or args.out
-    card = train(config, args.boxes, args.validation, args.out, density_model=source)
+    card = train(config_of(args), args.boxes, args.validation, args.out, density_model=source)
     print(f"Saved {card}")
 
 
@@ -109,6 +123,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cosmofields {args.verb}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"cosmofields {args.verb}: interrupted; run it again to go on", file=sys.stderr)
+        print(f"cosmofields {args.verb}: interrupted", file=sys.stderr)
         return 130
     return 0

@@ -128,7 +128,7 @@ def box_lengths(obj: XObject) -> tuple[float, float, float]:
     return parse_box_size(attribute(obj, "box_size"))
 
 
-def parse_box_size(value: float | Sequence[float]) -> tuple[float, float, float]:
+def parse_box_size(value: float | Sequence[float] | None) -> tuple[float, float, float]:
     """Side lengths (x, y, z) from one number or three, in Mpc/h."""
     try:
         sides = np.broadcast_to(np.asarray(value, dtype=float), 3)
@@ -335,6 +335,33 @@ def step(obj: XObject, what: str) -> dict[str, Any]:
     line = f"{stamp} {what}"
     history = obj.attrs.get("history")
     return {**obj.attrs, "history": f"{history}\n{line}" if history else line}
+
+
+def derived(
+    fields: Mapping[str, xr.DataArray], source: xr.Dataset, what: str, **facts: Any
+) -> xr.Dataset:
+    """Dataset of ``fields`` made from ``source``, of which it keeps facts and provenance alone.
+
+    Parameters
+    ----------
+    fields : mapping of name to DataArray
+    source : Dataset
+        Whose box facts, selection and history count; a title or a time of writing is its own.
+    what : str
+        The step, for the history.
+    **facts
+        Box facts that overrule those of ``source``.
+    """
+    kept = ("number_density", "selection_seed", "source", "history")
+    attrs = {
+        "Conventions": CONVENTIONS,
+        **box_facts(source),
+        **facts,
+        **{key: source.attrs[key] for key in kept if key in source.attrs},
+        "cosmofields": {"format_version": FORMAT_VERSION},
+    }
+    ds = xr.Dataset(fields, attrs=attrs)
+    return ds.assign_attrs(step(ds, what))
 
 
 def is_lazy(*objects: XObject) -> bool:

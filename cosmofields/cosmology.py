@@ -87,6 +87,22 @@ class Cosmology:
 
         return grow(z) / grow(0.0)
 
+    def require_power(self) -> tuple[float, float, float]:
+        """Omega_b, n_s and sigma8, which the linear power spectrum needs.
+
+        Raises
+        ------
+        MissingAttributeError
+            Naming those that are not set.
+        """
+        if self.Omega_b is None or self.n_s is None or self.sigma8 is None:
+            missing = [key for key in ("Omega_b", "n_s", "sigma8") if getattr(self, key) is None]
+            raise MissingAttributeError(
+                f"The linear power spectrum needs {', '.join(missing)} in the cosmology; "
+                "e.g. Omega_b=0.0445, n_s=0.968, sigma8=0.83"
+            )
+        return self.Omega_b, self.n_s, self.sigma8
+
     def linear_power(self, k: ArrayLike, z: float) -> NDArray[np.float64]:
         """Linear matter power spectrum at redshift ``z`` from CAMB.
 
@@ -101,6 +117,11 @@ class Cosmology:
         -------
         array
             P(k) in (Mpc/h)^3, convention <|delta(k)|^2> = V P(k).
+
+        Raises
+        ------
+        MissingAttributeError
+            As :meth:`require_power`.
         """
         knots, log_power = _camb_table(self, float(z))
         k = np.asarray(k, dtype=float)
@@ -112,18 +133,13 @@ class Cosmology:
 def _camb_table(cosmology: Cosmology, z: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     import camb
 
-    h, omega_b, sigma8 = cosmology.h, cosmology.Omega_b, cosmology.sigma8
-    if omega_b is None or sigma8 is None or cosmology.n_s is None:
-        missing = [key for key in ("Omega_b", "n_s", "sigma8") if getattr(cosmology, key) is None]
-        raise MissingAttributeError(
-            f"The linear power spectrum needs {', '.join(missing)} in the cosmology; "
-            "e.g. Omega_b=0.0445, n_s=0.968, sigma8=0.83"
-        )
+    h = cosmology.h
+    omega_b, n_s, sigma8 = cosmology.require_power()
     params = camb.set_params(
         H0=100 * h,
         ombh2=omega_b * h**2,
         omch2=(cosmology.Omega_m - omega_b) * h**2,
-        ns=cosmology.n_s,
+        ns=n_s,
         As=2e-9,
         mnu=0.0,
         num_massive_neutrinos=0,

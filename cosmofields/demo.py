@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,18 +16,18 @@ from rich.console import Console
 
 from . import tutorial
 from .catalog import open_box, select, to_redshift_space
-from .conventions import StoreError
+from .conventions import CatalogError, StoreError, box_lengths
 from .evaluation import evaluate, format_table, scores_table
 from .inference import check_box, predict
 from .linear import linear_bias, linear_theory
 from .painting import paint
-from .store import write_store
+from .store import describe, side_text, write_store
 from .unet import load_model
 
 # Labels of the reconstructions, in the order of the table.
-PAPER = "linear, eq. 2"
-FILTERED = "linear, filtered"
-BY_BIN = "linear, filtered by mass bin"
+PAPER = "eq. 2"
+FILTERED = "filtered"
+BY_BIN = "filtered by bin"
 NETWORK = "network"
 
 
@@ -43,8 +44,9 @@ def demo(
     Parameters
     ----------
     out : directory
-        Gets ``demo.zarr`` (groups observed, linear, reconstructed, true), ``scores.json`` and the
-        figures, as PNG and PDF.  What an earlier demo left there is replaced.
+        Gets ``demo.zarr`` (groups observed, linear, reconstructed, true), the scores as
+        ``scores.json`` and ``scores.txt``, and the figures, as PNG and PDF.  What an earlier demo
+        left there is replaced.
     box : path of an HDF5 box, optional
         See :func:`~cosmofields.catalog.open_box`; default: the sample in the package.
     los : {"x", "y", "z"}
@@ -71,24 +73,28 @@ def demo(
     """
     out = Path(out)
     say = console or Console()
-    if out.exists() and not out.is_dir():
-        raise StoreError(f"{str(out)!r} is a file; expected a directory for the demo's output")
+    _check_output(out)
     started = time.perf_counter()
 
     halos, true = tutorial.open_dataset() if box is None else open_box(box)
     source = halos.attrs.get("source", {})
-    say.print(_introduction(halos, source, los), highlight=False)
+    say.print(_introduction(halos, source, los), highlight=False, soft_wrap=True)
 
     with _stage(say, "halos: selected, in redshift space, painted"):
         tracers = to_redshift_space(select(halos), los)
         n_grid = [true.sizes[axis] for axis in ("x", "y", "z")]
         observed = paint(tracers, n_grid)
         by_number = paint(tracers.drop_vars("mass_bin"), n_grid, weighting="number")
-        _, card = load_model("velocity", model)
-        check_box(observed, card)
+        network, card = load_model("velocity", model)
+        check_box(observed, card, network.coarsest)
         true = true.load()
+        empty = int((true["density"] <= 0).sum())
+        if empty:
+            raise CatalogError(
+                f"{empty} cells of the true fields hold no matter: no velocity there"
+            )
 
-    with _stage(say, "linear theory: eq. 2, filtered, filtered by mass bin"):
+    with _stage(say, "linear theory: eq. 2, Wiener filter, Wiener filter by mass bin"):
         bias = card["linear_bias"]
         eq4 = linear_bias(by_number, true["density"])
         versions = {
@@ -126,16 +132,32 @@ def demo(
 
     with _stage(say, "figures"):
         missing = _figures(out, observed, true, versions, results)
-    say.print("\n" + format_table(table) + "\n", highlight=False, markup=False)
-    if missing:
-        say.print(f"No figures: {missing}", highlight=False, markup=False)
-    say.print(
-        f"{time.perf_counter() - started:.0f} s. Written to {out}: demo.zarr, scores.json"
-        + ("" if missing else ", figures (PNG and PDF)"),
-        highlight=False,
-        markup=False,
-    )
+    text = format_table(table)
+    (out / "scores.txt").write_text(text + "\n")
+    lines = [
+        "",
+        "Linear theory by eq. 2, with one Wiener filter, and with one filter by mass bin; network:",
+        "",
+        text,
+        "",
+        *([f"No figures: {missing}"] if missing else []),
+        f"{time.perf_counter() - started:.0f} s. Written to {out}: demo.zarr, scores.json, "
+        + ("scores.txt" if missing else "scores.txt, figures (PNG, PDF)"),
+    ]
+    say.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     return scores
+
+
+def _check_output(out: Path) -> None:
+    """Refuse at the door what could not be written at the end."""
+    if out.exists() and not out.is_dir():
+        raise StoreError(f"{str(out)!r} is a file; expected a directory for the demo's output")
+    store = out / "demo.zarr"
+    if store.exists():
+        describe(store)
+    above = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not os.access(above, os.W_OK):
+        raise StoreError(f"{str(above)!r} is not writable; give another --out")
 
 
 def _introduction(halos: xr.Dataset, source: dict[str, Any], los: str) -> str:
@@ -147,7 +169,8 @@ def _introduction(halos: xr.Dataset, source: dict[str, Any], los: str) -> str:
     }.get(str(role), "")
     return (
         f"{source.get('file', 'box')}{note}: {halos.sizes['halo']:,} halos, "
-        f"{halos.attrs['box_size']:g} Mpc/h, z = {halos.attrs['redshift']:g}, line of sight {los}"
+        f"{side_text(box_lengths(halos))} Mpc/h, z = {halos.attrs['redshift']:g}, "
+        f"line of sight {los}"
     )
 
 
@@ -170,7 +193,9 @@ def _figures(
     """Draw the figures; return why not, if matplotlib is not there."""
     from . import plotting
 
-    compared = {label: versions[label] for label in (BY_BIN, NETWORK)}
+    titles = {label: label if label == NETWORK else f"linear, {label}" for label in versions}
+    compared = {titles[label]: versions[label] for label in (BY_BIN, NETWORK)}
+    results = {titles[label]: result for label, result in results.items()}
     best = versions[NETWORK]
     draw: dict[str, Callable[[], Any]] = {
         "slices_velocity": lambda: plotting.plot_slices(observed, true, compared),

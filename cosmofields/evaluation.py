@@ -207,8 +207,9 @@ def format_table(table: Table) -> str:
         lines += [[], [field.replace("_", " ") + ("" if units == "1" else f" [{units}]")]]
         vector = any("misalignment_mean" in column for column in columns)
         for title, key, text in _ROWS:
-            if any(key in column for column in columns):
-                cells = [text(column, key) if key in column else "-" for column in columns]
+            found = [_find(column, key) for column in columns]
+            if any(value is not None for value in found):
+                cells = ["-" if value is None else text(*value) for value in found]
                 lines.append([title.format(f"|{field[0]}| " if vector else ""), *cells])
     widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(len(lines[0]))]
     return "\n".join(
@@ -220,37 +221,46 @@ def format_table(table: Table) -> str:
     )
 
 
-def _fixed(value: float | None, scale: float | None = None) -> str:
-    """``value`` with the decimals that show four digits of ``scale``, by default its own."""
-    if value is None:
+def _find(scores: Mapping[str, Any], key: str) -> tuple[float | None, ...] | None:
+    """What a row shows of one reconstruction: a number, or a mean and its scatter."""
+    name, _, component = key.partition(".")
+    if name not in scores:
+        return None
+    if component:
+        return (scores[name][component],)
+    if "mean" in name:
+        return scores[name], scores[name.replace("mean", "std")]
+    return (scores[name],)
+
+
+def _fixed(value: float | None, scale: float | None, digits: int) -> str:
+    """``value`` with the decimals that show so many digits of ``scale``, three at the most."""
+    if value is None or scale is None:
         return "-"
-    size = abs(value if scale is None else scale)
-    decimals = min(max(0, 3 - int(np.floor(np.log10(size)))), 6) if size > 0 else 3
+    size = abs(scale)
+    decimals = min(max(0, digits - 1 - int(np.floor(np.log10(size)))), 3) if size > 0 else 3
     return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
-def _ratio_text(scores: Mapping[str, Any], key: str) -> str:
-    values = scores[key].values() if isinstance(scores[key], dict) else [scores[key]]
-    return " ".join("-" if value is None else f"{value:.3f}" for value in values)
+def _ratio_text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
-def _size_text(scores: Mapping[str, Any], key: str) -> str:
-    values = scores[key].values() if isinstance(scores[key], dict) else [scores[key]]
-    return " ".join(map(_fixed, values))
+def _size_text(value: float | None) -> str:
+    return _fixed(value, value, 4)
 
 
-def _scatter_text(scores: Mapping[str, Any], key: str) -> str:
-    mean, std = scores[key], scores[key.replace("mean", "std")]
-    return f"{_fixed(mean, std)} +- {_fixed(std)}"
+def _scatter_text(mean: float | None, std: float | None) -> str:
+    return f"{_fixed(mean, std, 3)} +- {_fixed(std, std, 3)}"
 
 
-_ROWS: list[tuple[str, str, Callable[[Mapping[str, Any], str], str]]] = [
+_ROWS: list[tuple[str, str, Callable[..., str]]] = [
     ("  C_r", "correlation_coefficient", _ratio_text),
-    ("  C_r of x, y, z", "component_correlation", _ratio_text),
-    ("  C_r of {}", "magnitude_correlation", _ratio_text),
+    *((f"    of {c}", f"component_correlation.{c}", _ratio_text) for c in COMPONENTS),
+    ("    of {}", "magnitude_correlation", _ratio_text),
     ("  rms error", "rms_error", _size_text),
-    ("  rms error of x, y, z", "component_rms_error", _size_text),
-    ("  slope of true on predicted", "slope", _ratio_text),
+    *((f"    of {c}", f"component_rms_error.{c}", _size_text) for c in COMPONENTS),
+    ("  slope", "slope", _ratio_text),
     ("  1 - cos phi", "misalignment_mean", _scatter_text),
     ("  {}predicted", "mean_predicted", _scatter_text),
     ("  {}true", "mean_true", _scatter_text),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from .conventions import (
     periodic_grid,
     variable,
 )
-from .cosmology import redshift_of
+from .cosmology import as_cosmology, cosmology_of, redshift_of
 from .kernels import tiles
 from .linear import as_dataset, linear_velocity
 from .unet import FieldModel, load_model
@@ -36,6 +37,7 @@ Bias = float | Sequence[float]
 # Beyond these relative differences a box is not what the model was trained for.
 TOLERANCE = 0.02
 REDSHIFT_TOLERANCE = 0.05
+_ONE_PASS = threading.Lock()
 
 
 def axes_to_los_last(los: str) -> tuple[int, int, int]:
@@ -51,6 +53,27 @@ def turn(array: Any, order: Sequence[int], vector_channels: int) -> Any:
         return turned
     first = turned.shape[0] - 3
     return turned[[*range(first), *(first + axis for axis in order)]]
+
+
+def run_in_box(model: FieldModel, inputs: Any, los: str, **options: Any) -> Any:
+    """:func:`apply_model` in the axes of the box: the line of sight is turned last, and back.
+
+    Parameters
+    ----------
+    model : FieldModel
+    inputs : array, (channel, x, y, z)
+    los : {"x", "y", "z"}
+    **options
+        Of :func:`apply_model`.
+
+    Returns
+    -------
+    array, (channel, x, y, z)
+    """
+    order = axes_to_los_last(los)
+    back = [int(axis) for axis in np.argsort(order)]
+    vector = 3 if model.target == "velocity" else 0
+    return turn(apply_model(model, turn(inputs, order, vector), **options), back, vector)
 
 
 def model_inputs(
@@ -84,8 +107,17 @@ def model_inputs(
     return np.concatenate([halos.data, density.data[None], linear.data])
 
 
-def check_box(observed: xr.Dataset, card: dict[str, Any]) -> None:
+def check_box(observed: xr.Dataset, card: dict[str, Any], multiple: int = 4) -> None:
     """Refuse a box unlike those that the model was trained on.
+
+    Parameters
+    ----------
+    observed : Dataset
+        With ``halo_density``.
+    card : dict
+        Of the model.
+    multiple : int
+        Cells of the network's coarsest level, for the advice on ``n_grid``.
 
     Raises
     ------
@@ -98,10 +130,16 @@ def check_box(observed: xr.Dataset, card: dict[str, Any]) -> None:
     wrong = []
     cells = grid.cell_size
     if not np.allclose(cells, wanted["cell_size"], rtol=TOLERANCE):
-        right = listing(max(2, round(side / wanted["cell_size"])) for side in grid.lengths)
+        nearest = [
+            multiple * max(1, round(side / wanted["cell_size"] / multiple)) for side in grid.lengths
+        ]
+        given, right = (
+            listing(dict.fromkeys(f"{number:.4g}" for number in numbers))
+            for numbers in (cells, nearest)
+        )
         wrong.append(
-            f"cell size {listing(f'{c:.4g}' for c in cells)} Mpc/h, trained for "
-            f"{wanted['cell_size']:.4g} (paint this box with n_grid = {right})"
+            f"cell size {given} Mpc/h, trained for {wanted['cell_size']:.4g} "
+            f"(nearest: paint with n_grid = {right})"
         )
     density = list(halos.attrs.get("number_density") or [])
     if len(density) != len(wanted["number_density"]) or not np.allclose(
@@ -111,13 +149,24 @@ def check_box(observed: xr.Dataset, card: dict[str, Any]) -> None:
             f"cumulative number densities of the mass bins {density} (h/Mpc)^3, trained for "
             f"{wanted['number_density']} (use select(number_density=...) with these)"
         )
-    z = redshift_of(observed)
+    z = redshift_of(halos)
     if abs(z - wanted["redshift"]) > REDSHIFT_TOLERANCE:
         wrong.append(f"redshift {z:g}, trained for {wanted['redshift']:g}")
-    for key in ("weighting", "space"):
-        given = halos.attrs.get(key)
-        if given != wanted[key]:
-            wrong.append(f"{key} {given!r}, trained for {wanted[key]!r}")
+    cosmology, trained = cosmology_of(halos), as_cosmology(wanted["cosmology"])
+    for name in ("f", "aH"):
+        here, there = (float(getattr(c, name)(z)) for c in (cosmology, trained))
+        if abs(here / there - 1) > 2 * TOLERANCE:
+            wrong.append(
+                f"{name} = {here:.3g} at this redshift, {there:.3g} in the model's universe"
+            )
+    advice = {
+        "weighting": f"paint(weighting={wanted['weighting']!r})",
+        "space": "to_redshift_space() before paint(), or from_arrays(..., los='z')",
+    }
+    for key, how in advice.items():
+        value = halos.attrs.get(key)
+        if value != wanted[key]:
+            wrong.append(f"{key} {value!r}, trained for {wanted[key]!r} ({how})")
     if wrong:
         raise ModelMismatchError(
             f"The model {card['name']!r} was not trained for this box: {'; '.join(wrong)}. "
@@ -152,8 +201,8 @@ def apply_model(
     inputs : array, (channel, x, y, z)
         Physical fields, the line of sight last.
     tile : int
-        Cells a side of a tile, without its halo.  Less memory, more overlap: at 64 the halos cost
-        twice what they cost at 128.
+        Cells a side of a tile, without its halo.  At 128 a pass takes about 3 GB; at 64 less than
+        1 GB, and twice the time for the halos' sake.
     device : str
     progress : bool
         Show a bar (for numpy input; a lazy result takes dask's own).
@@ -164,32 +213,36 @@ def apply_model(
         numpy for numpy, a lazy dask array for dask.
     """
     shape = inputs.shape[1:]
-    if any(n % model.coarsest for n in shape):
+    if inputs.shape[0] != model.n_in:
         raise DimensionError(
-            f"A grid of {shape} cells; expected multiples of {model.coarsest}, the network's "
-            "coarsest cell"
+            f"{inputs.shape[0]} input channels; the {model.target} model takes {model.n_in} "
+            f"({model.n_bins} mass bins)"
         )
+    if any(n % model.coarsest for n in shape):
+        near = listing(model.coarsest * max(1, round(n / model.coarsest)) for n in shape)
+        raise DimensionError(
+            f"A grid of {listing(shape)} cells; expected multiples of {model.coarsest}, the "
+            f"network's coarsest cell: paint with n_grid = {near}"
+        )
+    if tile < model.coarsest:
+        raise DimensionError(f"tile={tile}; expected at least {model.coarsest} cells, e.g. 128")
     where = resolve_device(device)
     bounds = tiles.plan(shape, tile, model.coarsest)
     places = list(tiles.windows(bounds))
     halo = model.receptive_radius
     if not isinstance(inputs, da.Array):
-        out: NDArray[np.float32] | None = None
+        out = np.empty((model.n_out, *shape), np.float32)
         for place in _track(places, progress, f"{model.target} network"):
-            part = _run_tile(model, tiles.gather(inputs, place, halo), halo, where)
-            if out is None:
-                out = np.empty((len(part), *shape), np.float32)
-            out[(slice(None), *place)] = part
-        assert out is not None
+            part = tiles.gather(inputs, place, halo)
+            out[(slice(None), *place)] = _run_tile(model, part, halo, where)
         return out
 
-    n_out = 1 if model.target == "density" else 3
     kept = dask.delayed(model, traverse=False, pure=False)
     run = dask.delayed(_run_tile, pure=False)
     blocks = [
         da.from_delayed(
             run(kept, tiles.gather(inputs, place, halo), halo, where),
-            (n_out, *(part.stop - part.start for part in place)),
+            (model.n_out, *(part.stop - part.start for part in place)),
             dtype=np.float32,
         )
         for place in places
@@ -210,11 +263,12 @@ def _run_tile(
             "The fields that the network is to see hold NaN or infinite values (were fields of "
             "different grids assigned to one Dataset?)"
         )
-    x = torch.from_numpy(np.ascontiguousarray(inputs))[None].to(device)
+    x = torch.from_numpy(np.ascontiguousarray(inputs, np.float32))[None].to(device)
     x = x.contiguous(memory_format=torch.channels_last_3d)
     # torch's stubs lack this overload of Module.to
     model = model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    with torch.inference_mode():
+    # One pass at a time: torch takes all cores for it, and a second doubles the memory.
+    with _ONE_PASS, torch.inference_mode():
         y = model(x)[0]
     inner = (slice(halo, -halo),) * 3 if halo else (slice(None),) * 3
     return y[(slice(None), *inner)].float().cpu().numpy()
@@ -235,13 +289,9 @@ def _predict(
     bias: Bias | None,
     options: dict[str, Any],
 ) -> xr.DataArray:
-    """Assemble the inputs, turn the line of sight to the last axis, run, turn back, label."""
-    order = axes_to_los_last(attribute(observed, "los"))
+    """Assemble the inputs, run, label."""
     inputs = model_inputs(observed, model.target, density=density, bias=bias)
-    vector_in = 3 if model.target == "velocity" else 0
-    out = apply_model(model, turn(inputs, order, vector_in), **options)
-    back = [int(axis) for axis in np.argsort(order)]
-    data = turn(out, back, 3 if model.target == "velocity" else 0)
+    data = run_in_box(model, inputs, attribute(observed, "los"), **options)
     if isinstance(data, da.Array):
         data = data.rechunk({0: 1})
     grid = periodic_grid(observed, what="reconstruction")
@@ -285,7 +335,7 @@ def predict_density(
     """
     network, card = load_model("density", model)
     if not allow_mismatch:
-        check_box(observed, card)
+        check_box(observed, card, network.coarsest)
     options = {"tile": tile, "device": device, "progress": progress}
     return _predict(network, observed, None, None, options).assign_attrs(model=card["name"])
 
@@ -321,7 +371,7 @@ def predict_velocity(
     """
     network, card = load_model("velocity", model)
     if not allow_mismatch:
-        check_box(observed, card)
+        check_box(observed, card, network.coarsest)
     options: dict[str, Any] = {"tile": tile, "device": device, "progress": progress}
     if "density" in observed:
         density = variable(observed, "density")

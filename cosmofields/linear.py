@@ -32,9 +32,9 @@ from .conventions import (
     canonical,
     check_los,
     check_same_grid,
+    derived,
     label,
     periodic_grid,
-    step,
     variable,
 )
 from .cosmology import Cosmology, cosmology_of, redshift_of
@@ -90,17 +90,24 @@ def linear_bias(
     ------
     CosmofieldsError
         If no mode of the box lies below ``k_max``; and as :func:`power_spectrum`.
+    MissingAttributeError
+        If the cosmology lacks what the theory spectrum needs.
 
     Notes
     -----
     Eager.
     """
-    halo = power_spectrum(halo_overdensity(observed))
+    delta = halo_overdensity(observed)
+    if density is None:
+        cosmology, z = cosmology_of(delta), redshift_of(delta)
+        cosmology.require_power()
+    else:
+        check_same_grid(delta, density)
+    halo = power_spectrum(delta)
     below = _modes_below(halo, k_max) > 0
     if density is None:
-        matter = cosmology_of(observed).linear_power(halo["k_mean"].values, redshift_of(observed))
+        matter = cosmology.linear_power(halo["k_mean"].values, z)
     else:
-        check_same_grid(observed, density)
         matter = power_spectrum(density)["power"].values
     return float(np.sqrt(np.mean((halo["power"].values / matter)[below])))
 
@@ -172,15 +179,18 @@ def redshift_space_bias(observed: xr.Dataset, *, k_max: float = 0.1) -> NDArray[
     ------
     CosmofieldsError
         If no mode of the box lies below ``k_max``; and as :func:`power_spectrum`.
+    MissingAttributeError
+        If the cosmology lacks what the theory spectrum needs.
 
     Notes
     -----
     Eager.
     """
     field = variable(observed, "halo_density", hint=_PAINT)
-    z = redshift_of(observed)
-    cosmology = cosmology_of(observed)
-    f = _growth_rate(observed)
+    z = redshift_of(field)
+    cosmology = cosmology_of(field)
+    cosmology.require_power()
+    f = _growth_rate(field)
     ratios = []
     share, noise = (coord.values for coord in _tracers(field))
     for i in range(len(share)):
@@ -212,14 +222,14 @@ def _tracers(field: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     return field["share"], field["shot_noise"]
 
 
-def _growth_rate(observed: xr.Dataset) -> float:
+def _growth_rate(field: xr.DataArray) -> float:
     """Growth rate of the box; 0 in real space, where no Kaiser factor has to be undone."""
-    space = attribute(observed, "space")
+    space = attribute(field, "space")
     if space not in ("real", "redshift"):
         raise MissingAttributeError(f"space={space!r}; expected 'real' or 'redshift'")
     if space == "real":
         return 0.0
-    return float(cosmology_of(observed).f(redshift_of(observed)))
+    return float(cosmology_of(field).f(redshift_of(field)))
 
 
 def linear_density(
@@ -256,6 +266,11 @@ def linear_density(
     grid = periodic_grid(field, what="linear theory")
     if method not in METHODS:
         raise CosmofieldsError(f"method={method!r}; expected 'wiener' or 'paper'")
+    if method == "wiener":
+        # What the attributes lack is said here, before a bias is measured or a field computed.
+        cosmology, z, f = cosmology_of(field), redshift_of(field), _growth_rate(field)
+        cosmology.require_power()
+        los = AXES.index(check_los(attribute(field, "los"))) if f else 2
     if bias is not None:
         values = np.atleast_1d(np.asarray(bias, dtype=float))
     elif method == "paper":
@@ -277,15 +292,8 @@ def linear_density(
     else:
         # Coordinates of a store are lazy too.
         arrays += [coord.data for coord in _tracers(field)]
-        f = _growth_rate(observed)
         kernel = partial(
-            _wiener,
-            bias=values,
-            f=f,
-            los=AXES.index(check_los(attribute(observed, "los"))) if f else 2,
-            grid=grid,
-            cosmology=cosmology_of(observed),
-            redshift=redshift_of(observed),
+            _wiener, bias=values, f=f, los=los, grid=grid, cosmology=cosmology, redshift=z
         )
     data = whole_box(kernel, *arrays, shape=grid.shape)
     attrs = {"method": method, "bias": values.tolist()}
@@ -407,4 +415,4 @@ def as_dataset(
     facts = {**box_facts(density), "space": "real"}
     momentum = label("momentum", (velocity * density).transpose(*velocity.dims).data, grid, facts)
     fields = {"density": density, "velocity": velocity, "momentum": momentum}
-    return xr.Dataset(fields, attrs={**step(observed, what), "space": "real"})
+    return derived(fields, observed, what, **facts)

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from .catalog import check_catalog
+from .catalog import check_catalog, check_finite, check_masses, check_positions, velocity_of
 from .conventions import (
-    CONVENTIONS,
-    FORMAT_VERSION,
     CatalogError,
     Grid,
     MissingVariableError,
     box_facts,
     box_lengths,
+    derived,
     label,
     make_grid,
-    step,
 )
 from .fourier import n_workers
 from .lazy import whole_box
@@ -55,11 +52,13 @@ def paint(
     Raises
     ------
     CatalogError, MissingAttributeError, MissingVariableError, NotPeriodicError
-        For something that is no catalogue, an empty mass bin, or no masses to weigh by.
+        For something that is no catalogue, positions that are NaN or outside the box, an empty
+        mass bin, or no masses in Msun/h to weigh by.
 
     Notes
     -----
-    Masses and mass bins are read at once, for the coordinates; positions are not.
+    Masses and mass bins are read at once, for the coordinates; lazy positions are not, and are
+    checked when the fields are computed.
     """
     dim = check_catalog(halos)
     if weighting not in WEIGHTINGS:
@@ -71,6 +70,8 @@ def paint(
     grid = make_grid(n_grid, box_lengths(halos))
     n = halos.sizes[dim]
     weight = halos["mass"].values.astype(np.float64) if weighting == "mass" else np.ones(n)
+    if weighting == "mass":
+        check_masses(weight)
     binned = "mass_bin" in halos
     bins = halos["mass_bin"].values if binned else np.zeros(n, np.int8)
     edges = halos.attrs.get("number_density", ()) if binned else ()
@@ -99,7 +100,7 @@ def paint(
         shot_noise=("mass_bin", noise, per_length),
     )
     what = f"paint: n_grid={n_grid}, weighting={weighting}"
-    return _dataset({"halo_density": field}, halos, what)
+    return derived({"halo_density": field}, halos, what)
 
 
 def _halo_kernel(
@@ -111,6 +112,7 @@ def _halo_kernel(
 ) -> NDArray[np.float32]:
     from .kernels.mesh import cic
 
+    check_positions(position, grid.lengths)
     scaled = weight * (np.prod(grid.shape) / weight.sum())
     out = np.empty((n_bins, *grid.shape), np.float32)
     for i in range(n_bins):
@@ -146,15 +148,17 @@ def paint_matter(particles: xr.Dataset, n_grid: int | Sequence[int] = 128) -> xr
     Raises
     ------
     CatalogError, MissingAttributeError, MissingVariableError, NotPeriodicError
-        If ``particles`` is no catalogue.
+        If ``particles`` is no catalogue, has no velocities, or holds values that are NaN or
+        impossible (of lazy input, when the fields are computed).
     """
     dim = check_catalog(particles)
+    velocity = velocity_of(particles, "paint_matter")
     grid = make_grid(n_grid, box_lengths(particles))
     mass = (particles["mass"].data,) if "mass" in particles else ()
     data = whole_box(
         partial(_matter_kernel, grid=grid),
         particles["position"].transpose(dim, "component").data,
-        particles["velocity"].transpose(dim, "component").data,
+        velocity.data,
         *mass,
         shape=(7, *grid.shape),
     )
@@ -165,7 +169,7 @@ def paint_matter(particles: xr.Dataset, n_grid: int | Sequence[int] = 128) -> xr
         "velocity": label("velocity", data[4:], grid, facts, **counted),
         "momentum": label("momentum", data[1:4], grid, facts),
     }
-    return _dataset(fields, particles, f"paint_matter: n_grid={n_grid}")
+    return derived(fields, particles, f"paint_matter: n_grid={n_grid}")
 
 
 def _matter_kernel(
@@ -177,6 +181,10 @@ def _matter_kernel(
 ) -> NDArray[np.float32]:
     from .kernels.mesh import cic
 
+    check_positions(position, grid.lengths)
+    check_finite("velocity", velocity)
+    if mass is not None:
+        check_masses(mass)
     values = np.ones((len(position), 4), np.float32)
     values[:, 1:] = velocity
     if mass is not None:
@@ -198,15 +206,3 @@ def _fill_from_nearest(field: NDArray[np.float32], held: NDArray[np.bool_], grid
     tree = cKDTree(sources * grid.cell_size, boxsize=grid.lengths)
     _, nearest = tree.query(np.argwhere(~held) * grid.cell_size)
     field[:, ~held] = field[(slice(None), *sources[nearest].T)]
-
-
-def _dataset(fields: dict[str, xr.DataArray], source: xr.Dataset, what: str) -> xr.Dataset:
-    kept = ("number_density", "selection_seed", "source", "history")
-    attrs: dict[str, Any] = {
-        "Conventions": CONVENTIONS,
-        **box_facts(source),
-        **{key: source.attrs[key] for key in kept if key in source.attrs},
-        "cosmofields": {"format_version": FORMAT_VERSION},
-    }
-    ds = xr.Dataset(fields, attrs=attrs)
-    return ds.assign_attrs(step(ds, what))

@@ -231,7 +231,7 @@ def summarize_facts(obj: XObject) -> list[tuple[str, str]]:
         volume = np.nan
     else:
         periodic = {True: ", periodic", False: ", not periodic"}.get(bool(attrs.get("periodic")))
-        facts = [("box", f"{_product(sides)} Mpc/h{periodic if 'periodic' in attrs else ''}")]
+        facts = [("box", f"{side_text(sides)} Mpc/h{periodic if 'periodic' in attrs else ''}")]
         volume = float(np.prod(sides))
     if all(axis in obj.dims for axis in AXES):
         facts.append(("grid", _grid_text(obj)))
@@ -428,12 +428,13 @@ def _state(root: zarr.Group) -> str:
 def _grid_text(obj: XObject) -> str:
     cells = " x ".join(str(obj.sizes[axis]) for axis in AXES)
     try:
-        return f"{cells} cells of {_product(periodic_grid(obj).cell_size)} Mpc/h"
+        return f"{cells} cells of {side_text(periodic_grid(obj).cell_size)} Mpc/h"
     except CosmofieldsError:
         return f"{cells} cells, not the whole periodic box"
 
 
-def _product(sides: tuple[float, ...]) -> str:
+def side_text(sides: tuple[float, ...]) -> str:
+    """Sides of a box or cell for people: one number for a cube."""
     text = [f"{side:.4g}" for side in sides]
     return " x ".join(text if len(set(text)) > 1 else text[:1])
 

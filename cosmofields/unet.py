@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
-from safetensors.torch import save_file
+from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from .conventions import ModelMismatchError, StoreError, listing
@@ -174,6 +174,11 @@ class FieldModel(nn.Module):
     def n_in(self) -> int:
         """Number of input channels."""
         return self.n_bins + (4 if self.target == "velocity" else 0)
+
+    @property
+    def n_out(self) -> int:
+        """Number of output channels."""
+        return 3 if self.target == "velocity" else 1
 
     @property
     def coarsest(self) -> int:
@@ -347,7 +352,7 @@ def build(architecture: str, target: str, **options: Any) -> FieldModel:
         ) from None
     try:
         return kind(**options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ModelMismatchError(
             f"Options {options} do not fit {kind.__name__}: {error}"
         ) from error
@@ -366,10 +371,14 @@ def save_model(model: FieldModel, card: dict[str, Any], directory: str | Path) -
         name: (value.half() if name in parameters else value).contiguous()
         for name, value in model.state_dict().items()
     }
-    save_file(tensors, directory / f"{model.target}.safetensors")
-    path = directory / f"{model.target}.json"
-    path.write_text(json.dumps({"card_version": CARD_VERSION, **card}, indent=2) + "\n")
-    return path
+    text = json.dumps({"card_version": CARD_VERSION, **card}, indent=2) + "\n"
+    files = {"safetensors": save_safetensors(tensors), "json": text.encode()}
+    for suffix, content in files.items():
+        # Beside, then renamed: a model that is there is never half of one.
+        part = directory / f"{model.target}.{suffix}.part"
+        part.write_bytes(content)
+        part.replace(directory / f"{model.target}.{suffix}")
+    return directory / f"{model.target}.json"
 
 
 def load_model(target: str, source: str | Path = "default") -> tuple[FieldModel, dict[str, Any]]:
@@ -402,7 +411,9 @@ def load_model(target: str, source: str | Path = "default") -> tuple[FieldModel,
     try:
         card = json.loads((folder / f"{target}.json").read_text())
         tensors = load_safetensors((folder / f"{target}.safetensors").read_bytes())
-        version, wanted = card["card_version"], card["architecture"]
+        version = card["card_version"]
+        name, options = card["architecture"]["name"], dict(card["architecture"]["options"])
+        lacking = {"name", "trained_for", "linear_bias"} - set(card)
     except FileNotFoundError as error:
         raise StoreError(
             f"No {target} model in {str(source)!r}: expected {target}.safetensors and {target}.json"
@@ -416,11 +427,15 @@ def load_model(target: str, source: str | Path = "default") -> tuple[FieldModel,
             f"The {target} model in {str(source)!r} has card version {version}; "
             f"this cosmofields reads {CARD_VERSION}"
         )
-    model = build(wanted["name"], target, **wanted["options"])
+    if lacking:
+        raise StoreError(
+            f"The card of the {target} model in {str(source)!r} lacks {sorted(lacking)}"
+        )
+    model = build(name, target, **options)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise ModelMismatchError(
-            f"The weights in {str(source)!r} do not fit {wanted}: {error}"
+            f"The weights in {str(source)!r} do not fit {name!r} with {options}: {error}"
         ) from error
     return model.float().eval(), card

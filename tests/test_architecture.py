@@ -31,6 +31,7 @@ LAYERS = [
     "linear",
     "unet",
     "inference",
+    "samples",
     "training",
     "evaluation",
     "plotting",

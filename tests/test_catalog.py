@@ -29,6 +29,7 @@ from cosmofields.conventions import (
     StoreError,
     periodic_grid,
 )
+from cosmofields.painting import paint, paint_matter
 
 
 @pytest.fixture
@@ -104,7 +105,11 @@ def test_not_finite(make, name, bad):
         ({"position": None}, r"`position` has shape \(\); expected \(n, 3\)"),
         ({"velocity": np.zeros((19, 3))}, r"`velocity` has shape \(19, 3\); expected \(20, 3\)"),
         ({"velocity": np.zeros(20)}, r"`velocity` has shape \(20,\); expected \(20, 3\)"),
-        ({"velocity": None}, r"`velocity` has shape \(\); expected \(20, 3\)"),
+        (
+            {"mass": np.full(20, 13.0)},
+            r"median of `mass` is 13, .* log10 of the mass, or 1e10 Msun",
+        ),
+        ({"mass": np.full(20, 1e3)}, r"median of `mass` is 1000, .*; expected Msun/h"),
         ({"mass": np.ones((20, 1))}, r"`mass` has shape \(20, 1\); expected \(20,\)"),
         ({"mass": np.full(20, "heavy")}, "`mass` has dtype <U5; expected real numbers"),
         ({"position": at().astype(complex)}, "`position` has dtype complex128; expected real"),
@@ -139,11 +144,45 @@ def test_missing_facts(make, changed, message):
 
 
 @pytest.mark.parametrize("gone", ["box_size", "redshift", "cosmology"])
-def test_facts_have_no_default(gone, cosmology):
+def test_facts_are_required(gone, cosmology):
     facts = {"box_size": 100, "redshift": 0.59, "cosmology": cosmology}
     del facts[gone]
-    with pytest.raises(TypeError, match=gone):
+    with pytest.raises(MissingAttributeError, match=f"{gone}=None.*(give|expected) (one|a) "):
         from_arrays(at(), at(), **facts)
+
+
+class Quantity(np.ndarray):
+    """An array with a unit, as astropy has it."""
+
+    unit = "Mpc"
+
+
+@pytest.mark.parametrize(
+    ("name", "units"),
+    [("position", "Mpc/h"), ("velocity", "km/s"), ("mass", "Msun/h"), ("box_size", "Mpc/h")],
+)
+def test_units_are_refused(make, name, units):
+    values = {"mass": np.full(20, 1e13), "box_size": np.array(100.0)}.get(name, at())
+    message = rf"`{name}` carries the unit 'Mpc'; .*convert to {units} and pass `\.value`"
+    with pytest.raises(CatalogError, match=message):
+        make(**{name: values.view(Quantity)})
+
+
+def test_redshift_space_needs_no_velocity(make):
+    ds = make(velocity=None, los="x")
+    assert "velocity" not in ds
+    assert row_dim(ds) == "halo"
+    assert paint(select(ds, [1e-5]), 4)["halo_density"].attrs["los"] == "x"
+    with pytest.raises(MissingVariableError, match=r"No `velocity`: pass it in km/s.*or los='x'"):
+        make(velocity=None)
+    with pytest.raises(MissingVariableError, match=r"No `velocity`.*paint_matter needs it"):
+        paint_matter(ds, 4)
+
+
+@pytest.mark.parametrize("los", [0, "", False, "r", 2])
+def test_what_is_no_line_of_sight(make, los):
+    with pytest.raises(DimensionError, match=f"los={los!r}; expected one of 'x', 'y', 'z'"):
+        make(los=los)
 
 
 # --- positions and the box ---
@@ -160,7 +199,9 @@ def test_a_position_at_the_edge_wraps_to_zero(make):
 
 @pytest.mark.parametrize("outside", [100.001, 101.0, -0.001, -50.0])
 def test_a_position_outside_the_box_is_no_edge(make, outside):
-    with pytest.raises(CatalogError, match=r"1 of 20 positions lie outside the box.*\[0, 100"):
+    with pytest.raises(
+        CatalogError, match=r"1 of 20 positions lie outside the box.*expected 0 to 100 Mpc/h"
+    ):
         make(position=at([50, outside, 50]))
 
 
@@ -182,10 +223,13 @@ def test_hint_otherwise(make):
 
 def test_message_names_the_span_and_the_box(make):
     message = re.escape(
-        "they span [-2. 50. 50.] to [50. 50. 99.] Mpc/h, expected [0, 100, 100, 100]"
+        "they span [-2. 50. 50.] to [50. 50. 99.] Mpc/h, expected 0 to 100 Mpc/h along each axis. "
     )
     with pytest.raises(CatalogError, match=message):
         make(position=at([-2, 50, 99]))
+    message = "expected 0 to 100 Mpc/h along x, 0 to 200 Mpc/h along y, 0 to 75 Mpc/h along z. "
+    with pytest.raises(CatalogError, match=message):
+        make(position=at([-2, 50, 70]), box_size=[100, 200, 75])
 
 
 @given(st.floats(-1e5, 1e5), st.floats(1e-3, 1e4))
@@ -199,7 +243,7 @@ def test_wrap(value, side):
 
 
 def test_inputs_stay_as_they_are(cosmology):
-    arrays = [at([100.0, 0, 0]), at(), np.arange(1.0, 21)]
+    arrays = [at([100.0, 0, 0]), at(), 1e12 * np.arange(1.0, 21)]
     before = [array.copy() for array in arrays]
     for array in arrays:
         array.flags.writeable = False
@@ -266,6 +310,15 @@ def test_selection_needs_masses(halos, observed):
         select(observed)
     with pytest.raises(MissingAttributeError, match="No `box_size`"):
         select(halos.drop_attrs())
+    mass = halos["mass"].where(halos["mass"] != halos["mass"].max())
+    with pytest.raises(CatalogError, match="`mass` holds [0-9]+ NaN or infinite values"):
+        select(halos.assign(mass=mass))
+
+
+@pytest.mark.parametrize("seed", [None, 1.5, -1, "one"])
+def test_what_is_no_seed(halos, seed):
+    with pytest.raises(CatalogError, match=f"seed={seed!r}; expected a whole number"):
+        select(halos, seed=seed)
 
 
 def test_ties_are_broken_by_the_seed(halos):
@@ -381,6 +434,8 @@ def test_shift_needs(halos):
             to_redshift_space(halos.assign_attrs({key: None}))
     with pytest.raises(MissingVariableError, match="No `velocity`"):
         to_redshift_space(halos.drop_vars("velocity"))
+    with pytest.raises(CatalogError, match="positions lie outside the box"):
+        to_redshift_space(halos.assign_attrs(box_size=50.0))
 
 
 def test_selection_and_shift_commute(halos):
@@ -587,7 +642,7 @@ def test_wrong_shapes(copy_of, name, shape, error, message):
 
 
 def test_wrong_contents(copy_of):
-    with pytest.raises(CatalogError, match=re.escape("expected [0, 50, 50, 50]")):
+    with pytest.raises(CatalogError, match="expected 0 to 50 Mpc/h along each axis"):
         open_box(copy_of(box_size=50.0))
     with pytest.raises(MissingAttributeError, match="Omega_m=-1.0"):
         open_box(copy_of(box_size=75.0, Omega_m=-1.0))

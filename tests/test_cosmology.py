@@ -134,6 +134,14 @@ def test_power_needs_all_parameters(cosmology, gone):
     assert as_cosmology(partial).aH(0.59) > 0
     with pytest.raises(MissingAttributeError, match=f"linear power spectrum needs {gone} in"):
         as_cosmology(partial).linear_power(0.1, 0.0)
+    with pytest.raises(MissingAttributeError, match=f"needs {gone} in the cosmology"):
+        as_cosmology(partial).require_power()
+
+
+def test_power_parameters(universe):
+    assert universe.require_power() == (0.0445, 0.968, 0.83)
+    with pytest.raises(MissingAttributeError, match="needs Omega_b, n_s, sigma8 in"):
+        Cosmology(Omega_m=0.3, h=0.7).require_power()
 
 
 # --- what a cosmology can be made from ---

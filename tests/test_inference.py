@@ -58,6 +58,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, observed: xr.Dataset) -> Pa
                 "weighting": "mass",
                 "space": "redshift",
                 "redshift": 0.59,
+                "cosmology": observed.attrs["cosmology"],
             },
             "linear_bias": {"mass_bins": [3.0, 1.5, 1.2, 1.1], "all_by_number": [1.3]},
         }
@@ -182,6 +183,9 @@ def test_another_cell_size_density_and_redshift(tracers: xr.Dataset, models: Pat
     late = paint(tracers.assign_attrs(redshift=0.0), 16)
     with pytest.raises(ModelMismatchError, match="redshift 0, trained for 0.59"):
         predict(late, models)
+    heavy = {**tracers.attrs["cosmology"], "Omega_m": 0.4}
+    with pytest.raises(ModelMismatchError, match="f = .* in the model's universe"):
+        predict(paint(tracers.assign_attrs(cosmology=heavy), 16), models)
     number = paint(tracers, 16, weighting="number")
     with pytest.raises(ModelMismatchError, match="weighting 'number', trained for 'mass'"):
         predict_density(number, models)
@@ -242,8 +246,18 @@ def test_density_on_another_grid(observed: xr.Dataset, tracers: xr.Dataset, mode
 
 def test_grid_that_the_levels_do_not_divide() -> None:
     model = random_model("residual", "density")
-    with pytest.raises(DimensionError, match="multiples of 4"):
-        apply_model(model, inputs(model, (18, 16, 16)))
+    with pytest.raises(DimensionError, match="multiples of 4.*n_grid = 20, 16, 16"):
+        apply_model(model, inputs(model, (19, 16, 16)))
+    with pytest.raises(DimensionError, match="tile=0"):
+        apply_model(model, inputs(model, (16, 16, 16)), tile=0)
+    with pytest.raises(DimensionError, match="3 input channels; the density model takes 4"):
+        apply_model(model, inputs(model, (16, 16, 16))[:3])
+
+
+def test_double_precision_input_is_no_error() -> None:
+    model = random_model("residual", "density")
+    x = inputs(model, (16, 16, 16))
+    np.testing.assert_array_equal(apply_model(model, x.astype(np.float64)), apply_model(model, x))
 
 
 def test_device() -> None:

@@ -176,6 +176,44 @@ def test_labels(observed):
     assert observed.attrs["space"] == "redshift"
 
 
+@pytest.mark.parametrize("method", ["paper", "wiener"])
+def test_attributes_of_another_store_are_not_copied(observed, method):
+    opened = observed.assign_attrs(
+        title="halos of a box",
+        complete=True,
+        source={"seed": 1},
+        cosmofields={"format_version": 1, "created": "2026-01-01"},
+    )
+    attrs = linear_theory(opened, method=method, bias=1.5).attrs
+    assert set(attrs) == {
+        *("Conventions", "box_size", "redshift", "cosmology", "los", "space", "periodic"),
+        *("number_density", "selection_seed", "source", "history", "cosmofields"),
+    }
+    assert attrs["cosmofields"] == {"format_version": 1}
+    assert attrs["history"].startswith(observed.attrs["history"])
+
+
+@pytest.mark.parametrize("method", ["paper", "wiener"])
+def test_facts_of_the_field_will_do(observed, method):
+    bare = observed.drop_attrs(deep=False)
+    assert not bare.attrs
+    assert bare["halo_density"].attrs["redshift"] == 0.59
+    lin = linear_theory(bare, method=method)
+    for name, field in linear_theory(observed, method=method).items():
+        np.testing.assert_array_equal(lin[name], field)
+    assert lin.attrs["space"] == "real"
+    assert lin.attrs["los"] == "z"
+    np.testing.assert_array_equal(redshift_space_bias(bare), redshift_space_bias(observed))
+
+
+@pytest.mark.parametrize("options", [{"bias": 1.5}, {}, {"method": "paper"}])
+def test_power_parameters_are_asked_for_at_the_door(observed, options, no_computes):
+    lazy = observed.chunk().assign_attrs(cosmology={"Omega_m": 0.268, "h": 0.71})
+    with no_computes(), pytest.raises(MissingAttributeError, match="needs Omega_b, n_s, sigma8"):
+        linear_theory(lazy, **options)
+    linear_theory(lazy, method="paper", bias=1.5).compute()
+
+
 def test_halo_overdensity(observed):
     delta = halo_overdensity(observed)
     expected = observed["halo_density"].values.sum(axis=0) - 1
@@ -445,7 +483,7 @@ def test_no_mode_below_k_max(observed):
 
 
 def test_small_box_asks_for_a_bias(halos):
-    small = halos.assign_attrs(box_size=50.0)
+    small = halos.assign(position=halos["position"] % 50).assign_attrs(box_size=50.0)
     with pytest.raises(CosmofieldsError, match="or the bias itself"):
         linear_density(paint(to_redshift_space(small), 8))
 

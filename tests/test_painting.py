@@ -180,18 +180,49 @@ def test_what_is_no_catalogue(painter, halos, observed):
         painter(halos.assign_attrs(cosmology=3), 8)
     with pytest.raises(MissingVariableError, match="No `position` in this Dataset.*from_arrays"):
         painter(observed, 8)
-    with pytest.raises(MissingVariableError, match="No `velocity` in this Dataset"):
-        painter(halos.drop_vars("velocity"), 8)
     with pytest.raises(DimensionError, match="with three components"):
         painter(halos.isel(component=[0, 1]), 8)
     with pytest.raises(CatalogError, match="catalogue is empty"):
         painter(halos.isel(halo=[]), 8)
     with pytest.raises(NotPeriodicError, match=r"painting needs a periodic box"):
         painter(halos.assign_attrs(periodic=False), 8)
-    broken = halos.copy(deep=True)
-    broken["position"][7, 1] = np.nan
-    with pytest.raises(CatalogError, match="1 of 5000 positions are NaN or infinite"):
-        painter(broken, 8)
+
+
+def broken(halos, name, *values):
+    """`halos` that did not pass from_arrays: its first rows of a column as given."""
+    ds = halos.copy(deep=True)
+    ds[name][: len(values), ...] = np.reshape(values, (-1, *[1] * (ds[name].ndim - 1)))
+    return ds
+
+
+@pytest.mark.parametrize("painter", [paint, paint_matter])
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("position", [np.nan, np.inf], r"`position` holds 6 NaN or infinite values \(.* row 0\)"),
+        ("position", [-50.0, 130.0, 50.0], r"2 of \d+ positions lie outside.*expected 0 to 100"),
+        ("mass", [np.nan, 1e12, np.nan], "`mass` holds 2 NaN or infinite values"),
+        ("mass", [0.0, -1e12, -1.0], "`mass` holds 3 values at or below zero"),
+    ],
+)
+def test_what_did_not_pass_from_arrays(painter, tracers, name, values, message):
+    """Counted over the whole catalogue, not bin by bin."""
+    # Bins in turn, so that the broken rows are in different ones.
+    mixed = tracers.assign(mass_bin=("halo", np.arange(3000) % 4))
+    ds = broken(mixed, name, *values)
+    with pytest.raises(CatalogError, match=message):
+        painter(ds, 8)
+    lazy = lazily(ds, "halo", but=("mass", "mass_bin"))
+    with pytest.raises(CatalogError, match=message):
+        painter(lazy, 8).compute()
+
+
+def test_matter_needs_velocities(halos):
+    with pytest.raises(MissingVariableError, match=r"No `velocity` in.*paint_matter needs it"):
+        paint_matter(halos.drop_vars("velocity"), 8)
+    assert "halo_density" in paint(halos.drop_vars("velocity"), 8)
+    with pytest.raises(CatalogError, match="`velocity` holds 3 NaN or infinite values"):
+        paint_matter(broken(halos, "velocity", np.nan), 8)
 
 
 # --- matter ---

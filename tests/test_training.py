@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,21 +13,15 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from cosmofields import training
 from cosmofields.catalog import NUMBER_DENSITY
 from cosmofields.conventions import CosmofieldsError
 from cosmofields.inference import predict
+from cosmofields.samples import BoxSamples, load_box, periodic_crop, prepare_box, transform
 from cosmofields.store import open_store
-from cosmofields.training import (
-    BoxSamples,
-    TrainingConfig,
-    load_box,
-    periodic_crop,
-    prepare_box,
-    train,
-    transform,
-)
+from cosmofields.training import TrainingConfig, train
 from cosmofields.unet import build, load_model
 
 
@@ -101,6 +97,26 @@ def test_prepared_box(box_file: Path, tmp_path: Path) -> None:
     stamp = (path / "zarr.json").stat().st_mtime_ns
     assert prepare_box(box_file, tmp_path, los="y") == path
     assert (path / "zarr.json").stat().st_mtime_ns == stamp
+    # Another observation, or another file of the same name, is another store.
+    assert prepare_box(box_file, tmp_path, los="y", weighting="number") != path
+
+
+def test_preparing_resumes_after_a_kill(box_file: Path, tmp_path: Path) -> None:
+    path = prepare_box(box_file, tmp_path)
+    whole = open_store(path).load()
+    root = path / "zarr.json"
+    meta = json.loads(root.read_text())
+    meta["attributes"]["complete"] = False
+    root.write_text(json.dumps(meta))
+    assert prepare_box(box_file, tmp_path) == path
+    xr.testing.assert_equal(open_store(path).load(), whole)
+
+
+def test_two_files_of_one_name_are_two_boxes(
+    make_box: Callable[..., Path], box_file: Path, tmp_path: Path
+) -> None:
+    other = make_box(tmp_path / box_file.name, seed=5)
+    assert prepare_box(box_file, tmp_path) != prepare_box(other, tmp_path)
 
 
 def test_loaded_box_has_the_line_of_sight_last(box_file: Path, tmp_path: Path) -> None:
@@ -141,17 +157,18 @@ def config(target: str, **changes: Any) -> TrainingConfig:
 
 
 @pytest.fixture(scope="module")
-def validation_file(box_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("validation") / "other.h5"
-    path.write_bytes(box_file.read_bytes())
-    return path
+def validation_file(
+    make_box: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return make_box(tmp_path_factory.mktemp("validation") / "other.h5", seed=2)
 
 
-# Lightning's own: it warns of few workers, and torch of its pytree.
+# Lightning's own: of few workers, of torch's pytree, of an advertisement, of a run that resumes.
 QUIET = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers.*",
     "ignore:.*LeafSpec.*",
     "ignore:.*litlogger.*",
+    "ignore:Checkpoint directory .* exists and is not empty",
 )
 
 
@@ -173,13 +190,16 @@ def test_train_both_steps_and_use_them(
         assert np.isfinite(card["training"]["validation_loss"])
         curve = next((out / f"{target}-log").rglob("metrics.csv")).read_text()
         assert "val_loss" in curve
-    observed = open_store(out / "boxes" / f"{box_file.stem}-x.zarr")[["halo_density"]]
+    store = next((out / "boxes").glob(f"{box_file.stem}-x-*.zarr"))
+    observed = open_store(store)[["halo_density"]]
     fields = predict(observed.load(), out)
     assert np.isfinite(fields["velocity"]).all()
 
 
 @QUIET
+@pytest.mark.parametrize("at", [8, 13], ids=["in the main phase", "while settling"])
 def test_killed_training_resumes_as_if_undisturbed(
+    at: int,
     box_file: Path,
     validation_file: Path,
     tmp_path: Path,
@@ -196,7 +216,7 @@ def test_killed_training_resumes_as_if_undisturbed(
 
     def dies(self: Any, batch: Any, index: int) -> torch.Tensor:
         calls.append(index)
-        if len(calls) == 8:  # in the second epoch
+        if len(calls) == at:
             raise MemoryError("killed")
         return real(self, batch, index)
 
@@ -215,14 +235,63 @@ def test_another_configuration_is_refused(
     box_file: Path, validation_file: Path, tmp_path: Path, short: None
 ) -> None:
     train(config("density"), [box_file], [validation_file], tmp_path, progress=False)
-    with pytest.raises(CosmofieldsError, match="another configuration"):
+    with pytest.raises(CosmofieldsError, match="another configuration or of other boxes"):
         train(config("density", seed=1), [box_file], [validation_file], tmp_path, progress=False)
 
 
 def test_a_box_cannot_serve_as_both(box_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(CosmofieldsError, match="none that serves as both"):
-        train(config("density"), [box_file], [box_file], tmp_path, progress=False)
-    assert not list(tmp_path.iterdir())
+    copy = tmp_path / "copy.h5"
+    copy.write_bytes(box_file.read_bytes())
+    with pytest.raises(CosmofieldsError, match="one file serves as both"):
+        train(config("density"), [box_file], [copy], tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": "speed"}, "No model"),
+        ({"architecture": "resnet"}, "No model"),
+        ({"options": {"depth": 3}}, "do not fit"),
+        ({"architecture": "paper", "options": {"widths": [4, 4, 4, 4]}}, "do not fit"),
+        ({"crop": 18}, "multiple of 4"),
+        ({"crop": 16, "margin": 8}, "twice the margin"),
+        ({"steps": 0}, "steps=0"),
+    ],
+)
+def test_bad_configuration_is_refused_at_the_door(
+    changes: dict[str, Any],
+    message: str,
+    box_file: Path,
+    validation_file: Path,
+    tmp_path: Path,
+) -> None:
+    bad = replace(config("density"), **changes)
+    with pytest.raises(CosmofieldsError, match=message):
+        train(bad, [box_file], [validation_file], tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_boxes_are_refused_at_the_door(
+    make_box: Callable[..., Path], box_file: Path, validation_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def refused(boxes: list[Path], target: str = "density") -> str:
+        with pytest.raises(CosmofieldsError) as caught:
+            train(config(target), boxes, [validation_file], out, density_model=out, progress=False)
+        assert not out.exists()
+        return str(caught.value)
+
+    assert "No file" in refused([tmp_path / "none.h5"])
+    assert "at least one box" in refused([])
+    assert "No density model" in refused([box_file], "velocity")
+    other = make_box(tmp_path / "coarse.h5", n_grid=16)
+    assert "differ in kind" in refused([box_file, other])
+    test_box = make_box(tmp_path / "test.h5", seed=9)
+    with h5py.File(test_box, "a") as file:
+        file.attrs["role"] = "test"
+    assert "calls itself a test box" in refused([test_box])
 
 
 @pytest.mark.parametrize("architecture", ["residual", "paper"])
@@ -230,9 +299,10 @@ def test_a_box_cannot_serve_as_both(box_file: Path, tmp_path: Path) -> None:
 def test_losses_fall(architecture: str, target: str) -> None:
     # Overfit one crop: the loss, its gradient and the heads fit together.
     torch.manual_seed(0)
-    model = build(architecture, target, n_bins=2, widths=[4, 8, 8])
+    steady = {"dropout": 0.0} if architecture == "paper" else {}
+    model = build(architecture, target, n_bins=2, widths=[4, 8, 8], **steady)
     x = torch.rand(1, model.n_in, 16, 16, 16)
-    truth = torch.rand(1, 1, 16, 16, 16).exp()
+    truth = 1 + 3 * x[:, :1]
     if target == "velocity":
         smooth = torch.nn.functional.interpolate(torch.randn(1, 3, 4, 4, 4), size=16)
         truth = 300 * smooth

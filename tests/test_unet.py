@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from cosmofields.cli import _parser, config_of
 from cosmofields.conventions import ModelMismatchError, StoreError
+from cosmofields.training import TrainingConfig
 from cosmofields.unet import MODELS, VELOCITY_SCALE, FieldModel, build, load_model, save_model
 
 KEYS = list(MODELS)
@@ -25,6 +28,15 @@ def narrow(architecture: str, target: str) -> FieldModel:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval()
+
+
+def card_of(model: FieldModel, architecture: str) -> dict[str, Any]:
+    return {
+        "name": "test",
+        "architecture": {"name": architecture, "options": model.options},
+        "trained_for": {},
+        "linear_bias": {},
+    }
 
 
 def fields(model: FieldModel, n: int = 16) -> torch.Tensor:
@@ -127,8 +139,7 @@ def test_receptive_radius(key: tuple[str, str]) -> None:
 @pytest.mark.parametrize("key", KEYS)
 def test_saved_model_comes_back(key: tuple[str, str], tmp_path: Path) -> None:
     model = narrow(*key)
-    card = {"name": "test", "architecture": {"name": key[0], "options": model.options}}
-    save_model(model, card, tmp_path)
+    save_model(model, card_of(model, key[0]), tmp_path)
     again, card_again = load_model(key[1], tmp_path)
     assert card_again["name"] == "test"
     assert not again.training
@@ -150,6 +161,10 @@ def test_default_models_are_there_and_small() -> None:
         assert card["architecture"]["name"] == "residual"
         assert sum(p.numel() for p in model.parameters()) == card["parameters"]
         assert "box_105.h5" not in [*card["training"]["boxes"], *card["training"]["validation"]]
+        command = card["training"]["command"].removeprefix("cosmofields ").split()
+        assert config_of(_parser().parse_args(command)) == TrainingConfig(
+            **card["training"]["config"]
+        )
         assert not set(card["training"]["boxes"]) & set(card["training"]["validation"])
         total += sum(p.nbytes // 2 for p in model.parameters())
     assert total < 10e6
@@ -165,8 +180,7 @@ def test_unknown_architecture_and_options() -> None:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     model = narrow("residual", "density")
-    architecture = {"name": "residual", "options": model.options}
-    save_model(model, {"name": "test", "architecture": architecture}, tmp_path)
+    save_model(model, card_of(model, "residual"), tmp_path)
     return tmp_path
 
 
@@ -186,6 +200,15 @@ def test_truncated_weights(saved: Path) -> None:
 def test_broken_card(saved: Path, text: str) -> None:
     (saved / "density.json").write_text(text)
     with pytest.raises(StoreError, match="cannot be read"):
+        load_model("density", saved)
+
+
+def test_card_that_does_not_say_what_the_model_is_for(saved: Path) -> None:
+    path = saved / "density.json"
+    card = json.loads(path.read_text())
+    del card["trained_for"]
+    path.write_text(json.dumps(card))
+    with pytest.raises(StoreError, match="lacks.*trained_for"):
         load_model("density", saved)
 
 

@@ -211,7 +211,8 @@ def format_table(table: Table) -> str:
             if any(value is not None for value in found):
                 cells = ["-" if value is None else text(*value) for value in found]
                 lines.append([title.format(f"|{field[0]}| " if vector else ""), *cells])
-    widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(len(lines[0]))]
+    rows = [line for line in lines if len(line) > 1]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
             cell.rjust(width) if i else cell.ljust(width)

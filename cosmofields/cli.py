@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from .conventions import AXES, CosmofieldsError
@@ -18,6 +19,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="cosmofields",
         description="Dark-matter density and velocity fields from a redshift-space halo catalogue.",
     )
+    parser.add_argument("--version", action="version", version=version("cosmofields"))
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     demo = verbs.add_parser(

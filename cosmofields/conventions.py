@@ -275,6 +275,16 @@ def periodic_grid(obj: XObject, *, what: str = "This operation") -> Grid:
     return Grid(shape, lengths, (obj["x"].values, obj["y"].values, obj["z"].values))
 
 
+def check_filled(density: xr.DataArray, what: str) -> None:
+    """Raise :class:`CatalogError` if a cell of ``what`` holds no matter, and so no velocity."""
+    empty = int((density <= 0).sum())
+    if empty:
+        raise CatalogError(
+            f"{what}: {empty} cells hold no matter, so their velocity is undefined; paint the "
+            "particles to a coarser grid"
+        )
+
+
 def check_periodic(obj: XObject, *, what: str) -> None:
     """Raise :class:`NotPeriodicError` if the attributes say that the box is not periodic."""
     if not obj.attrs.get("periodic", True):

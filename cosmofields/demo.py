@@ -16,7 +16,7 @@ from rich.console import Console
 
 from . import tutorial
 from .catalog import open_box, select, to_redshift_space
-from .conventions import CatalogError, StoreError, box_lengths
+from .conventions import StoreError, box_lengths, check_filled
 from .evaluation import evaluate, format_table, scores_table
 from .inference import check_box, predict
 from .linear import linear_bias, linear_theory
@@ -88,11 +88,7 @@ def demo(
         network, card = load_model("velocity", model)
         check_box(observed, card, network.coarsest)
         true = true.load()
-        empty = int((true["density"] <= 0).sum())
-        if empty:
-            raise CatalogError(
-                f"{empty} cells of the true fields hold no matter: no velocity there"
-            )
+        check_filled(true["density"], "the true fields")
 
     with _stage(say, "linear theory: eq. 2, Wiener filter, Wiener filter by mass bin"):
         bias = card["linear_bias"]
@@ -157,7 +153,7 @@ def _check_output(out: Path) -> None:
         raise StoreError(f"{str(out)!r} is a file; expected a directory for the demo's output")
     store = out / "demo.zarr"
     if store.exists():
-        describe(store)
+        describe(store)  # an error for what is no store, and so not to be replaced
     above = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not os.access(above, os.W_OK):
         raise StoreError(f"{str(above)!r} is not writable; give another --out")

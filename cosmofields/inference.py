@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .conventions import (
     AXES,
+    FIELDS,
     CosmofieldsError,
     DimensionError,
     ModelMismatchError,
@@ -55,6 +56,11 @@ def turn(array: Any, order: Sequence[int], vector_channels: int) -> Any:
     return turned[[*range(first), *(first + axis for axis in order)]]
 
 
+def vector_channels(target: str) -> int:
+    """How many of a model's last channels, in and out, are components that turn with the axes."""
+    return 3 if FIELDS[target].is_vector else 0
+
+
 def run_in_box(model: FieldModel, inputs: Any, los: str, **options: Any) -> Any:
     """:func:`apply_model` in the axes of the box: the line of sight is turned last, and back.
 
@@ -72,7 +78,7 @@ def run_in_box(model: FieldModel, inputs: Any, los: str, **options: Any) -> Any:
     """
     order = axes_to_los_last(los)
     back = [int(axis) for axis in np.argsort(order)]
-    vector = 3 if model.target == "velocity" else 0
+    vector = vector_channels(model.target)
     return turn(apply_model(model, turn(inputs, order, vector), **options), back, vector)
 
 
@@ -232,7 +238,7 @@ def apply_model(
     halo = model.receptive_radius
     if not isinstance(inputs, da.Array):
         out = np.empty((model.n_out, *shape), np.float32)
-        for place in _track(places, progress, f"{model.target} network"):
+        for place in track(places, progress, f"{model.target} network"):
             part = tiles.gather(inputs, place, halo)
             out[(slice(None), *place)] = _run_tile(model, part, halo, where)
         return out
@@ -274,12 +280,13 @@ def _run_tile(
     return y[(slice(None), *inner)].float().cpu().numpy()
 
 
-def _track(items: Sequence[Any], progress: bool, what: str) -> Any:
+def track(items: Sequence[Any], progress: bool, what: str) -> Iterable[Any]:
+    """The items, with a bar on the terminal if ``progress`` asks for one."""
     if not progress:
         return items
-    from rich.progress import track
+    from rich.progress import track as bar
 
-    return track(items, description=what)
+    return bar(items, description=what)
 
 
 def _predict(

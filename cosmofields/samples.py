@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from . import linear
 from .catalog import NUMBER_DENSITY, open_box, select, to_redshift_space
-from .conventions import AXES, CatalogError, StoreError
-from .inference import axes_to_los_last, model_inputs, run_in_box, turn
+from .conventions import AXES, StoreError, check_filled
+from .inference import axes_to_los_last, model_inputs, run_in_box, turn, vector_channels
 from .painting import paint
 from .store import open_store, write_store
 from .unet import FieldModel
@@ -75,12 +75,7 @@ def prepare_box(
         else:
             return out
     true = true.load()
-    empty = int((true["density"] <= 0).sum())
-    if empty:
-        raise CatalogError(
-            f"{str(path)!r}: {empty} cells hold no matter, so their velocity is undefined; "
-            "paint the particles to a coarser grid"
-        )
+    check_filled(true["density"], repr(str(path)))
     n_grid = [true.sizes[axis] for axis in AXES]
     chosen = select(halos, number_density, seed=seed)
     observed = paint(to_redshift_space(chosen, los), n_grid, weighting=weighting)
@@ -209,7 +204,7 @@ def load_box(
         predicted = run_in_box(density_model, halos, ds.attrs["los"])
         density = ds["density"].copy(data=predicted[0])
     inputs = model_inputs(observed, target, density=density, bias=bias)
-    vector = 3 if target == "velocity" else 0
+    vector = vector_channels(target)
     truth = ds[target].values if vector else ds[target].values[None]
     order = axes_to_los_last(ds.attrs["los"])
     return (

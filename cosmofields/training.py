@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 
 from .catalog import open_box
 from .conventions import AXES, CosmofieldsError, listing, periodic_grid, require_extra
+from .inference import track, vector_channels
 from .samples import Arrays, BoxSamples, file_digest, load_box, prepare_box
 from .store import open_store
 from .unet import build, load_model, save_model
@@ -147,7 +148,7 @@ class BoxData(lightning.LightningDataModule):
     def _loader(self, boxes: Sequence[Arrays], length: int, epoch: int) -> Any:
         samples = BoxSamples(
             boxes,
-            vector_inputs=3 if self.config.target == "velocity" else 0,
+            vector_inputs=vector_channels(self.config.target),
             crop=self.config.crop,
             length=length,
             seed=self.config.seed,
@@ -215,7 +216,7 @@ def train(
     wanted = [(path, los) for path in boxes for los in AXES] + [(path, "z") for path in validation]
     stores = [
         prepare_box(path, out / "boxes", los=los)
-        for path, los in _track(wanted, progress, "observing the boxes")
+        for path, los in track(wanted, progress, "observing the boxes")
     ]
     n_train = len(boxes) * len(AXES)
     observed = [open_store(path, "/")["halo_density"].attrs for path in stores[:n_train]]
@@ -226,7 +227,7 @@ def train(
     trained_for |= {key: observed[0][key] for key in ("number_density", "weighting", "space")}
     arrays = [
         load_box(path, config.target, density_model=first, bias=bias["mass_bins"])
-        for path in _track(stores, progress, "loading the boxes")
+        for path in track(stores, progress, "loading the boxes")
     ]
     score = _fit(fit, BoxData(config, arrays[:n_train], arrays[n_train:]), out, progress)
     card = {
@@ -327,14 +328,6 @@ def _check(
     if any(other != first for other in others):
         raise CosmofieldsError(f"The boxes differ in kind: {facts}; expected one kind in all")
     return first
-
-
-def _track(items: Sequence[Any], progress: bool, what: str) -> Iterable[Any]:
-    if not progress:
-        return items
-    from rich.progress import track
-
-    return track(items, description=what)
 
 
 def _command(

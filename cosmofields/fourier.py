@@ -8,7 +8,6 @@ An odd derivative at an axis' Nyquist frequency is zero, as the derivative of a 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,20 +16,15 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from .conventions import COMPONENTS, Grid, box_facts, canonical, periodic_grid
-from .lazy import whole_box
+from .lazy import n_threads, whole_box
 
 Wavevector = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
-
-
-def n_workers() -> int:
-    """Threads for FFTs: the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def rfftn(field: NDArray[np.floating]) -> NDArray[np.complex64]:
     """Forward transform over the last three axes, single precision."""
     array = np.ascontiguousarray(field, dtype=np.float32)
-    return scipy.fft.rfftn(array, axes=(-3, -2, -1), workers=n_workers())
+    return scipy.fft.rfftn(array, axes=(-3, -2, -1), workers=n_threads())
 
 
 def irfftn(modes: NDArray[np.complexfloating], shape: Sequence[int]) -> NDArray[np.float32]:
@@ -39,7 +33,7 @@ def irfftn(modes: NDArray[np.complexfloating], shape: Sequence[int]) -> NDArray[
     Overwrites ``modes``.
     """
     return scipy.fft.irfftn(
-        modes, s=tuple(shape), axes=(-3, -2, -1), workers=n_workers(), overwrite_x=True
+        modes, s=tuple(shape), axes=(-3, -2, -1), workers=n_threads(), overwrite_x=True
     )
 
 

@@ -20,8 +20,7 @@ from .conventions import (
     label,
     make_grid,
 )
-from .fourier import n_workers
-from .lazy import whole_box
+from .lazy import n_threads, whole_box
 
 WEIGHTINGS = ("mass", "number")
 
@@ -122,7 +121,7 @@ def _halo_kernel(
             scaled[rows, None],
             grid.shape,
             grid.lengths,
-            n_threads=n_workers(),
+            n_threads=n_threads(),
         )[0]
     return out
 
@@ -191,7 +190,7 @@ def _matter_kernel(
         values *= mass[:, None] / np.mean(mass, dtype=np.float64)
     values *= np.prod(grid.shape) / len(position)
     out = np.empty((7, *grid.shape), np.float32)
-    out[:4] = cic(position, values, grid.shape, grid.lengths, n_threads=n_workers())
+    out[:4] = cic(position, values, grid.shape, grid.lengths, n_threads=n_threads())
     np.divide(out[1:4], out[0], out=out[4:], where=out[0] > 0)
     if (out[0] == 0).any():
         _fill_from_nearest(out[4:], out[0] > 0, grid)

@@ -26,8 +26,9 @@ from .conventions import (
     is_lazy,
     periodic_grid,
 )
-from .fourier import n_workers, rfftn
+from .fourier import rfftn
 from .kernels import cells
+from .lazy import n_threads
 
 if TYPE_CHECKING:
     from .kernels.spectra import ModeSums
@@ -411,7 +412,7 @@ def _binned(
     for f_part, g_part in zip(f, g, strict=True):
         f_modes = rfftn(f_part)
         g_modes = f_modes if first is second else rfftn(g_part)
-        parts.append(bin_modes(f_modes, g_modes, grid.shape, grid.lengths, k_edges, n_workers()))
+        parts.append(bin_modes(f_modes, g_modes, grid.shape, grid.lengths, k_edges, n_threads()))
     total = ModeSums(*parts[0][:2], *np.sum([part[2:] for part in parts], axis=0))
     if not total.modes.any():
         nyquist = max(np.pi / cell for cell in grid.cell_size)

@@ -253,9 +253,3 @@ def test_lazy_in_lazy_out_with_one_compute(operation, count_computes, no_compute
 def test_lazy_derivative_has_chunks_of_a_store():
     lazy = scalar(da.zeros((80, 64, 8), chunks=32, dtype=np.float32))
     assert gradient(lazy).chunks == ((1, 1, 1), (64, 16), (64,), (8,))
-
-
-def test_works_with_one_worker_and_without_affinity(monkeypatch):
-    assert fourier.n_workers() >= 1
-    monkeypatch.delattr(fourier.os, "sched_getaffinity", raising=False)
-    assert fourier.n_workers() >= 1

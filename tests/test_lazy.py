@@ -5,7 +5,9 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from cosmofields.lazy import CHUNK, chunk_shape, whole_box
+from cosmofields import lazy as ground
+from cosmofields.conventions import CosmofieldsError
+from cosmofields.lazy import CHUNK, chunk_shape, fits, machine, n_threads, whole_box
 
 
 @pytest.mark.parametrize(
@@ -78,3 +80,35 @@ def test_shape_and_type_may_change():
     result = whole_box(lambda a: a.sum(axis=0, keepdims=True), lazy, shape=(1, 8, 8), dtype=float)
     assert result.dtype == np.float64
     np.testing.assert_array_equal(result, 8)
+
+
+def test_this_process_is_the_machine_without_a_client():
+    found = machine()
+    assert found.workers == 1
+    assert found.threads == n_threads() >= 1
+    assert found.memory > 0
+
+
+def test_threads_without_affinity(monkeypatch):
+    monkeypatch.delattr(ground.os, "sched_getaffinity", raising=False)
+    assert n_threads() >= 1
+
+
+@pytest.mark.parametrize("budget", ["6 GB", "6000MB", 6_000_000_000])
+def test_the_budget_decides_and_the_log_says_so(budget, caplog):
+    with dask.config.set({"cosmofields.memory": budget}), caplog.at_level("INFO", "cosmofields"):
+        assert machine().memory == 6_000_000_000
+        assert fits(6e9, "painting")
+        assert not fits(6.1e9, "linear velocity")
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith("painting: in memory")
+    assert second.startswith("linear velocity: out of core")
+
+
+@pytest.mark.parametrize("budget", ["lots", -1, "0 GB", [3]])
+def test_a_budget_that_is_none(budget):
+    with (
+        dask.config.set({"cosmofields.memory": budget}),
+        pytest.raises(CosmofieldsError, match="expected an amount such as '6 GB'"),
+    ):
+        machine()

@@ -57,7 +57,7 @@ def machine() -> Machine:
         return found
     try:
         given = parse_bytes(budget)
-    except (TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError):
         given = 0
     if given <= 0:
         raise CosmofieldsError(f"memory={budget!r}; expected an amount such as '6 GB'")

@@ -7,7 +7,6 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cosmofields import fourier
 from cosmofields.conventions import AXES, DimensionError, label, make_grid
 from cosmofields.fourier import curl, divergence, gradient, irfftn, k_squared, rfftn, wavevector
 

@@ -1,16 +1,16 @@
 """Halo catalogues: making and checking one, selection by number density, mass bins, redshift space.
 
 A catalogue is a Dataset of ``position(halo, component)`` in Mpc/h, ``velocity(halo, component)`` in
-km/s (peculiar) and ``mass(halo)`` in Msun/h, with the box facts in its attributes.  Tables of halos
-are small, so these functions are eager.
+km/s (peculiar) and ``mass(halo)`` in Msun/h, with the box facts in its attributes.  A lazy
+catalogue stays lazy, but for its masses, by which halos are ranked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
@@ -23,24 +23,18 @@ from .conventions import (
     CatalogError,
     DimensionError,
     MissingVariableError,
-    StoreError,
-    box_facts,
     box_lengths,
     check_los,
     check_periodic,
-    label,
+    is_lazy,
     listing,
-    make_grid,
     parse_box_size,
     step,
 )
 from .cosmology import as_cosmology, cosmology_of, parse_redshift, redshift_of
-from .lazy import CHUNK
 
 # The paper's four mass bins, by cumulative number density in (h/Mpc)^3.
 NUMBER_DENSITY = (1e-4, 1e-3, 2e-3, 3e-3)
-# What h5py raises for damaged files, according to the place of the damage.
-_UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 
 def from_arrays(
@@ -92,10 +86,8 @@ def from_arrays(
         If velocities are missing and ``los`` does not say that they are not needed.
     """
     _refuse_unit("box_size", box_size, "Mpc/h")
+    facts = catalog_facts(box_size, redshift, cosmology, los)
     lengths = parse_box_size(box_size)
-    z = parse_redshift(redshift)
-    universe = as_cosmology(cosmology)
-    space = {"space": "real"} if los is None else {"space": "redshift", "los": check_los(los)}
     if velocity is None and los is None:
         raise MissingVariableError(
             "No `velocity`: pass it in km/s, for to_redshift_space; or los='x', 'y' or 'z' if the "
@@ -107,6 +99,32 @@ def from_arrays(
         if column is not None or name == "position":
             _refuse_unit(name, column, CATALOG_FIELDS[name].units)
             table[name] = np.asarray(column)
+    check_columns(table)
+    for name, values in table.items():
+        check_finite(name, values)
+    if mass is not None:
+        check_masses(table["mass"])
+    check_positions(table["position"], lengths)
+    table["position"] = wrap(table["position"], lengths)
+    columns = {name: values.astype(np.float32) for name, values in table.items()}
+    return as_catalog(columns, dim, facts, f"from_arrays: {len(table['position'])} rows")
+
+
+def catalog_facts(box_size: Any, redshift: Any, cosmology: Any, los: str | None) -> dict[str, Any]:
+    """Box facts of a new catalogue, checked; in redshift space if there is a line of sight."""
+    lengths = parse_box_size(box_size)
+    space = {"space": "real"} if los is None else {"space": "redshift", "los": check_los(los)}
+    return {
+        "box_size": lengths[0] if len(set(lengths)) == 1 else list(lengths),
+        "redshift": parse_redshift(redshift),
+        "cosmology": as_cosmology(cosmology).to_dict(),
+        **space,
+        "periodic": True,
+    }
+
+
+def check_columns(table: Mapping[str, Any]) -> None:
+    """Raise :class:`CatalogError` unless the columns have equal rows of real numbers."""
     shape = table["position"].shape
     if len(shape) != 2 or shape[1] != 3:
         raise CatalogError(f"`position` has shape {shape}; expected (n, 3)")
@@ -117,33 +135,25 @@ def from_arrays(
             raise CatalogError(f"`{name}` has shape {values.shape}; expected {expected}")
         if values.dtype.kind not in "iuf":
             raise CatalogError(f"`{name}` has dtype {values.dtype}; expected real numbers")
-        check_finite(name, values)
-    if n == 0:
-        raise CatalogError("The catalogue is empty: `position` has no rows")
-    if mass is not None:
-        check_masses(table["mass"])
-    check_positions(table["position"], lengths)
-    table["position"] = wrap(table["position"], lengths)
 
+
+def as_catalog(
+    columns: Mapping[str, Any], dim: str, facts: Mapping[str, Any], what: str
+) -> xr.Dataset:
+    """Dataset of checked float32 columns, numpy or dask, with their labels and box facts."""
+    if not len(columns["position"]):
+        raise CatalogError("The catalogue is empty: `position` has no rows")
     variables = {}
-    for name, values in table.items():
+    for name, values in columns.items():
         spec = CATALOG_FIELDS[name]
         dims = tuple(dim if d == "halo" else d for d in spec.dims)
-        attrs = {"units": spec.units, "long_name": spec.long_name}
-        variables[name] = (dims, values.astype(np.float32), attrs)
+        variables[name] = (dims, values, {"units": spec.units, "long_name": spec.long_name})
     ds = xr.Dataset(
         variables,
         coords={"component": ("component", COMPONENTS)},
-        attrs={
-            "Conventions": CONVENTIONS,
-            "box_size": lengths[0] if len(set(lengths)) == 1 else list(lengths),
-            "redshift": z,
-            "cosmology": universe.to_dict(),
-            **space,
-            "periodic": True,
-        },
+        attrs={"Conventions": CONVENTIONS, **facts},
     )
-    return ds.assign_attrs(step(ds, f"from_arrays: {n} rows"))
+    return ds.assign_attrs(step(ds, what))
 
 
 def _refuse_unit(name: str, value: object, units: str) -> None:
@@ -168,6 +178,8 @@ def check_finite(name: str, values: NDArray[Any]) -> None:
 
 def check_masses(mass: NDArray[Any]) -> None:
     """Raise :class:`CatalogError` unless all masses are finite, positive and plausibly Msun/h."""
+    if not len(mass):  # a chunk may hold no rows
+        return
     check_finite("mass", mass)
     if not (mass > 0).all():
         raise CatalogError(
@@ -184,6 +196,8 @@ def check_masses(mass: NDArray[Any]) -> None:
 
 def check_positions(position: NDArray[Any], lengths: Sequence[float]) -> None:
     """Raise :class:`CatalogError` unless all positions (n, 3) are finite and in [0, L]."""
+    if not len(position):  # a chunk may hold no rows
+        return
     check_finite("position", position)
     sides = np.asarray(lengths)
     # In float32 a value just below L can round up to L, which is a wrap and no error.
@@ -219,115 +233,6 @@ def wrap(position: NDArray[np.floating], lengths: Sequence[float]) -> NDArray[np
     wrapped = np.mod(np.asarray(position, np.float64), lengths).astype(np.float32)
     # np.mod(-1e-9, L) rounds to L in float32.
     return np.where(wrapped >= sides, np.float32(0), wrapped)
-
-
-def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
-    """Open a simulated box: its halos, and the true matter fields.
-
-    Parameters
-    ----------
-    path : path of an HDF5 file
-        With ``halos/{Position,Velocity,Mass}``, ``fields/{density,momentum}`` and the attributes
-        box_size, redshift, Omega_m, Omega_b, h, n_s, sigma8.
-
-    Returns
-    -------
-    halos : Dataset
-        Catalogue in real space, in memory.
-    true : Dataset
-        ``density`` (x, y, z), ``velocity`` and ``momentum`` (component, x, y, z); dask-backed, read
-        from the file when computed.  The velocity of a cell without mass is NaN.
-
-    Raises
-    ------
-    StoreError
-        If the path is no such file, or the file is truncated or incomplete.
-    """
-    import h5py
-
-    path = Path(path)
-    if not path.is_file():
-        raise StoreError(f"No file {str(path)!r}; expected an HDF5 box such as box_101.h5")
-    try:
-        with h5py.File(path, "r") as file:
-            wanted = [f"halos/{name}" for name in ("Position", "Velocity", "Mass")]
-            wanted += ["fields/density", "fields/momentum"]
-            keys = ["box_size", "redshift", "Omega_m", "h"]
-            lacking = [name for name in wanted if not isinstance(file.get(name), h5py.Dataset)]
-            lacking += [f"attribute {key}" for key in keys if key not in file.attrs]
-            if lacking:
-                raise StoreError(f"{str(path)!r} is no simulated box: it lacks {listing(lacking)}")
-            attrs = {key: _plain(value) for key, value in file.attrs.items()}
-            columns = [file[name][:] for name in wanted[:3]]
-            shape = file["fields/density"].shape
-            if len(shape) != 3 or file["fields/momentum"].shape != (3, *shape):
-                raise StoreError(
-                    f"{str(path)!r}: fields/density has shape {shape} and fields/momentum "
-                    f"{file['fields/momentum'].shape}; expected (x, y, z) and (3, x, y, z)"
-                )
-    except StoreError:
-        raise
-    except _UNREADABLE as error:
-        raise StoreError(
-            f"{str(path)!r} cannot be read as HDF5 ({error}): truncated, or another format"
-        ) from error
-
-    parameters = ("Omega_m", "Omega_b", "h", "n_s", "sigma8")
-    halos = from_arrays(
-        *columns,
-        box_size=attrs["box_size"],
-        redshift=attrs["redshift"],
-        cosmology={key: attrs[key] for key in parameters if key in attrs},
-    )
-    source = {key: attrs[key] for key in ("code", "seed", "role", "particle_mass") if key in attrs}
-    source["file"] = path.name
-    halos = halos.assign_attrs({"source": source, **step(halos, f"open_box: {path.name}")})
-    return halos, _true_fields(path, shape, halos)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        value = value.item() if value.size == 1 else value.tolist()
-    elif isinstance(value, np.generic):
-        value = value.item()
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _true_fields(path: Path, shape: tuple[int, int, int], halos: xr.Dataset) -> xr.Dataset:
-    import dask.array as da
-
-    grid = make_grid(shape, box_lengths(halos))
-
-    def read(name: str, full: tuple[int, ...]) -> da.Array:
-        chunks = tuple(1 if len(full) > 3 and i == 0 else CHUNK for i in range(len(full)))
-        return da.map_blocks(
-            _read_block,
-            chunks=da.core.normalize_chunks(chunks, full),
-            dtype=np.float32,
-            path=str(path),
-            dataset=name,
-            meta=np.empty((0,) * len(full), np.float32),
-        )
-
-    density = read("fields/density", shape)
-    momentum = read("fields/momentum", (3, *shape))
-    velocity = momentum / da.where(density > 0, density, np.float32(np.nan))
-    fields = {"density": density, "velocity": velocity, "momentum": momentum}
-    return xr.Dataset(
-        {name: label(name, data, grid, box_facts(halos)) for name, data in fields.items()},
-        attrs=halos.attrs,
-    )
-
-
-def _read_block(path: str, dataset: str, block_info: Any = None) -> NDArray[np.float32]:
-    import h5py
-
-    window = tuple(slice(lo, hi) for lo, hi in block_info[None]["array-location"])
-    try:
-        with h5py.File(path, "r") as file:
-            return file[dataset][window].astype(np.float32)
-    except _UNREADABLE as error:
-        raise StoreError(f"{path!r}: cannot read {dataset} {window} ({error})") from error
 
 
 def row_dim(catalog: xr.Dataset) -> str:
@@ -449,12 +354,14 @@ def to_redshift_space(catalog: xr.Dataset, los: str = "z") -> xr.Dataset:
     Returns
     -------
     Dataset
-        With ``position`` wrapped into the box and attributes ``space="redshift"``, ``los``.
+        With ``position`` wrapped into the box and attributes ``space="redshift"``, ``los``; lazy if
+        ``catalog`` is.
 
     Raises
     ------
     CatalogError
-        If the catalogue is in redshift space already, or positions lie outside the box.
+        If the catalogue is in redshift space already, or positions lie outside the box (of a lazy
+        catalogue, when they are computed).
     MissingVariableError, MissingAttributeError
         If velocities, box size, redshift or cosmology are missing.
     """
@@ -468,14 +375,29 @@ def to_redshift_space(catalog: xr.Dataset, los: str = "z") -> xr.Dataset:
     rate = float(cosmology_of(catalog).aH(redshift_of(catalog)))
     velocity = velocity_of(catalog, "to_redshift_space")
     position = catalog["position"].transpose(dim, "component")
-    # Wrapping would hide positions that never belonged to this box.
-    check_positions(position.values, lengths)
-    shifted = position.values.astype(np.float64)
-    shifted[:, axis] += velocity.values[:, axis] / rate
-    moved = catalog.assign(position=position.copy(data=wrap(shifted, lengths)))
+    data, speed = position.data, velocity.data[:, axis]
+    if is_lazy(position, velocity):
+        data = da.asarray(data).rechunk({1: -1})
+        speed = da.asarray(speed).rechunk({0: data.chunks[0]})[:, None]
+        shifted = da.map_blocks(
+            _shift, data, speed, axis, rate, lengths, dtype=np.float32, meta=data._meta
+        )
+    else:
+        shifted = _shift(data, speed[:, None], axis, rate, lengths)
+    moved = catalog.assign(position=position.copy(data=shifted))
     return moved.assign_attrs(
         {**step(catalog, f"to_redshift_space: los={los}"), "space": "redshift", "los": los}
     )
+
+
+def _shift(
+    position: NDArray[Any], speed: NDArray[Any], axis: int, rate: float, lengths: Sequence[float]
+) -> NDArray[np.float32]:
+    # Wrapping would hide positions that never belonged to this box.
+    check_positions(position, lengths)
+    shifted = position.astype(np.float64)
+    shifted[:, axis] += speed[:, 0] / rate
+    return wrap(shifted, lengths)
 
 
 def check_catalog(catalog: xr.Dataset) -> str:

@@ -15,12 +15,13 @@ import xarray as xr
 from rich.console import Console
 
 from . import tutorial
-from .catalog import open_box, select, to_redshift_space
+from .catalog import select, to_redshift_space
 from .conventions import StoreError, box_lengths, check_filled
 from .evaluation import evaluate, format_table, scores_table
 from .inference import check_box, predict
 from .linear import linear_bias, linear_theory
 from .painting import paint
+from .readers import open_box
 from .store import describe, side_text, write_store
 from .unet import load_model
 
@@ -48,7 +49,7 @@ def demo(
         ``scores.json`` and ``scores.txt``, and the figures, as PNG and PDF.  What an earlier demo
         left there is replaced.
     box : path of an HDF5 box, optional
-        See :func:`~cosmofields.catalog.open_box`; default: the sample in the package.
+        See :func:`~cosmofields.readers.open_box`; default: the sample in the package.
     los : {"x", "y", "z"}
         Line of sight.
     model : path or ``"default"``

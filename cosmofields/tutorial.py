@@ -37,7 +37,7 @@ def open_dataset() -> tuple[xr.Dataset, xr.Dataset]:
 
     See Also
     --------
-    cosmofields.catalog.open_box : the same for a file of yours
+    cosmofields.readers.open_box : the same for a file of yours
 
     Examples
     --------

@@ -1,10 +1,8 @@
-"""Catalogues: what is refused and how, selection, redshift space, box files."""
+"""Catalogues: what is refused and how, selection, redshift space, laziness."""
 
 import re
-import shutil
 
 import dask.array as da
-import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -14,7 +12,6 @@ from hypothesis import strategies as st
 from cosmofields.catalog import (
     NUMBER_DENSITY,
     from_arrays,
-    open_box,
     row_dim,
     select,
     to_redshift_space,
@@ -26,8 +23,6 @@ from cosmofields.conventions import (
     DimensionError,
     MissingAttributeError,
     MissingVariableError,
-    StoreError,
-    periodic_grid,
 )
 from cosmofields.painting import paint, paint_matter
 
@@ -444,210 +439,6 @@ def test_selection_and_shift_commute(halos):
     xr.testing.assert_equal(one, other)
 
 
-# --- box files ---
-
-
-@pytest.fixture
-def copy_of(box_file, tmp_path):
-    """A copy of the box file, to be broken."""
-
-    def make(**attrs):
-        path = tmp_path / "copy.h5"
-        shutil.copy(box_file, path)
-        with h5py.File(path, "r+") as file:
-            file.attrs.update(attrs)
-        return path
-
-    return make
-
-
-def test_open_box(box_file, plain_cic):
-    halos, true = open_box(box_file)
-    with h5py.File(box_file) as file:
-        np.testing.assert_array_equal(halos["mass"], file["halos/Mass"][:])
-        np.testing.assert_array_equal(true["density"], file["fields/density"][:])
-        np.testing.assert_array_equal(true["momentum"], file["fields/momentum"][:])
-    np.testing.assert_allclose(true["velocity"] * true["density"], true["momentum"], rtol=1e-6)
-    assert all(true[name].dtype == np.float32 for name in true)
-    assert true["velocity"].dims == ("component", "x", "y", "z")
-    assert true["velocity"].attrs["units"] == "km/s"
-    assert periodic_grid(true).cell_size == pytest.approx((2.34375,) * 3)
-    assert halos.attrs["source"]["file"] == "box_1.h5"
-    assert halos.attrs["source"]["seed"] == 1
-    assert halos.attrs["source"]["role"] == "training"
-    assert halos.attrs["history"].endswith("open_box: box_1.h5")
-    for obj in (halos, true, true["density"]):
-        assert obj.attrs["box_size"] == 75.0
-        assert obj.attrs["redshift"] == 0.59
-        assert obj.attrs["cosmology"]["sigma8"] == 0.83
-        assert obj.attrs["space"] == "real"
-    select(halos)
-
-
-def test_true_fields_are_lazy(box_file, count_computes, no_computes):
-    with no_computes():
-        halos, true = open_box(box_file)
-        assert not halos.chunks
-        slab = true["velocity"].isel(x=3)
-    assert all(isinstance(true[name].data, da.Array) for name in true)
-    with count_computes() as computes:
-        slab.compute()
-        true.compute()
-    assert computes.total == 2
-
-
-def test_true_fields_are_read_in_chunks(make_box, tmp_path, monkeypatch):
-    monkeypatch.setattr("cosmofields.catalog.CHUNK", 5)
-    path = make_box(tmp_path / "small.h5", n_grid=12, box_size=48.0)
-    _, true = open_box(path)
-    assert true["density"].chunks == ((5, 5, 2),) * 3
-    assert true["momentum"].chunks == ((1, 1, 1), *((5, 5, 2),) * 3)
-    with h5py.File(path) as file:
-        np.testing.assert_array_equal(true["momentum"], file["fields/momentum"][:])
-
-
-def test_velocity_of_an_empty_cell_is_nan(copy_of):
-    path = copy_of()
-    with h5py.File(path, "r+") as file:
-        file["fields/density"][1, 2, 3] = 0
-        file["fields/momentum"][:, 1, 2, 3] = 0
-    velocity = open_box(path)[1]["velocity"].compute()
-    assert np.isnan(velocity[:, 1, 2, 3]).all()
-    assert int(np.isnan(velocity).sum()) == 3
-
-
-def test_attributes_as_arrays_and_bytes(copy_of):
-    path = copy_of(box_size=np.full(3, 75.0), redshift=np.array([0.59]), role=np.bytes_(b"test"))
-    halos, _ = open_box(path)
-    assert halos.attrs["box_size"] == 75.0
-    assert halos.attrs["redshift"] == 0.59
-    assert halos.attrs["source"]["role"] == "test"
-
-
-def test_no_file(tmp_path):
-    with pytest.raises(StoreError, match=r"No file '.*nowhere\.h5'; expected an HDF5 box"):
-        open_box(tmp_path / "nowhere.h5")
-    with pytest.raises(StoreError, match="No file"):
-        open_box(tmp_path)
-
-
-def test_no_hdf5(tmp_path):
-    path = tmp_path / "text.h5"
-    for content in (b"", b"some text", bytes(10_000)):
-        path.write_bytes(content)
-        with pytest.raises(
-            StoreError, match="cannot be read as HDF5.*truncated, or another format"
-        ):
-            open_box(path)
-
-
-@pytest.mark.parametrize("kept", [0.999, 0.9, 0.5, 0.1, 0.01])
-def test_truncated_file(copy_of, kept):
-    path = copy_of()
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(kept * len(whole))])
-    with pytest.raises(StoreError, match="cannot be read as HDF5.*truncated"):
-        open_box(path)
-
-
-def damage(path, name):
-    """Overwrite the middle of the first chunk of a dataset."""
-    with h5py.File(path) as file:
-        chunk = file[name].id.get_chunk_info(0)
-    with path.open("r+b") as file:
-        file.seek(chunk.byte_offset + chunk.size // 2)
-        file.write(bytes(64))
-
-
-def test_damaged_table(copy_of):
-    path = copy_of()
-    damage(path, "halos/Velocity")
-    with pytest.raises(StoreError, match="cannot be read as HDF5"):
-        open_box(path)
-
-
-def test_damaged_field(copy_of):
-    path = copy_of()
-    damage(path, "fields/momentum")
-    _, true = open_box(path)
-    with pytest.raises(StoreError, match=r"copy.h5.*cannot read fields/momentum \(slice"):
-        true["velocity"].compute()
-
-
-@pytest.mark.parametrize("place", [0, 8, 24, 100, 700])
-def test_damaged_head(copy_of, place):
-    path = copy_of()
-    with path.open("r+b") as file:
-        file.seek(place)
-        file.write(b"\xff" * 32)
-    with pytest.raises(StoreError, match=r"cannot be read as HDF5|is no simulated box"):
-        open_box(path)
-
-
-def test_file_that_breaks_after_it_was_opened(copy_of):
-    path = copy_of()
-    _, true = open_box(path)
-    path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(StoreError, match=r"cannot read fields/density"):
-        true["density"].compute()
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["halos/Position", "halos/Velocity", "halos/Mass", "fields/density", "fields/momentum"],
-)
-def test_missing_dataset(copy_of, name):
-    path = copy_of()
-    with h5py.File(path, "r+") as file:
-        del file[name]
-    with pytest.raises(StoreError, match=f"is no simulated box: it lacks {name}$"):
-        open_box(path)
-
-
-def test_everything_missing_is_listed(tmp_path):
-    path = tmp_path / "empty.h5"
-    with h5py.File(path, "w"):
-        pass
-    message = "lacks halos/Position, .*fields/momentum, attribute box_size, attribute redshift"
-    with pytest.raises(StoreError, match=message):
-        open_box(path)
-
-
-def test_group_where_a_dataset_should_be(copy_of):
-    path = copy_of()
-    with h5py.File(path, "r+") as file:
-        del file["halos/Mass"]
-        file.create_group("halos/Mass")
-    with pytest.raises(StoreError, match="lacks halos/Mass"):
-        open_box(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "error", "message"),
-    [
-        ("fields/density", (32, 32), StoreError, r"density has shape \(32, 32\)"),
-        ("fields/density", (16, 16, 16), StoreError, r"expected \(x, y, z\) and \(3, x, y, z\)"),
-        ("fields/momentum", (32, 32, 32, 3), StoreError, r"momentum \(32, 32, 32, 3\)"),
-        ("halos/Position", (3, 1604), CatalogError, r"`position` has shape \(3, 1604\)"),
-        ("halos/Mass", (1600,), CatalogError, r"`mass` has shape \(1600,\); expected \(1604,\)"),
-    ],
-)
-def test_wrong_shapes(copy_of, name, shape, error, message):
-    path = copy_of()
-    with h5py.File(path, "r+") as file:
-        del file[name]
-        file[name] = np.ones(shape, np.float32)
-    with pytest.raises(error, match=message):
-        open_box(path)
-
-
-def test_wrong_contents(copy_of):
-    with pytest.raises(CatalogError, match="expected 0 to 50 Mpc/h along each axis"):
-        open_box(copy_of(box_size=50.0))
-    with pytest.raises(MissingAttributeError, match="Omega_m=-1.0"):
-        open_box(copy_of(box_size=75.0, Omega_m=-1.0))
-
-
 def test_positions_in_redshift_space_already(cosmology: dict[str, float]) -> None:
     rows = np.full((3, 3), 5.0)
     facts = {"box_size": 10.0, "redshift": 0.59, "cosmology": cosmology}
@@ -658,3 +449,47 @@ def test_positions_in_redshift_space_already(cosmology: dict[str, float]) -> Non
         to_redshift_space(ds)
     with pytest.raises(DimensionError, match="los='w'"):
         from_arrays(rows, rows, **facts, los="w")
+
+
+# --- laziness ---
+
+
+def test_shift_of_a_lazy_catalogue_waits(halos, no_computes):
+    eager = to_redshift_space(halos, "y")
+    for chunks in (700, 5000):
+        for lazy in (halos.chunk(halo=chunks, component=2), halos.chunk(halo=chunks)):
+            with no_computes():
+                moved = to_redshift_space(lazy, "y")
+            assert isinstance(moved["position"].data, da.Array)
+            assert moved["position"].attrs == eager["position"].attrs
+            np.testing.assert_array_equal(moved["position"], eager["position"])
+    # Where one of the two is lazy only, or the rows are cut at other places.
+    mixed = halos.assign(velocity=halos["velocity"].chunk(halo=300))
+    np.testing.assert_array_equal(to_redshift_space(mixed, "y")["position"], eager["position"])
+    mixed["position"] = halos["position"].chunk(halo=512)
+    np.testing.assert_array_equal(to_redshift_space(mixed, "y")["position"], eager["position"])
+
+
+def test_shift_of_a_lazy_catalogue_is_checked_when_computed(halos):
+    lazy = halos.chunk(halo=700).assign_attrs(box_size=50.0)
+    moved = to_redshift_space(lazy)
+    with pytest.raises(CatalogError, match="positions lie outside the box"):
+        moved["position"].compute()
+
+
+def test_selection_of_a_lazy_catalogue_reads_the_masses_alone(halos, no_computes):
+    untouched = da.map_blocks(
+        lambda: pytest.fail("computed"),
+        chunks=((2500, 2500), 3),
+        dtype=np.float32,
+        meta=np.empty((0, 0), np.float32),
+    )
+    lazy = halos.assign(position=halos["position"].copy(data=untouched))
+    lazy["velocity"] = halos["velocity"].chunk(halo=700)
+    lazy["mass"] = halos["mass"].chunk(halo=700)
+    chosen = to_redshift_space(select(lazy), "z")
+    assert isinstance(chosen["position"].data, da.Array)
+    with no_computes():
+        to_redshift_space(select(lazy.assign(mass=halos["mass"])), "z")
+    chosen = select(halos.chunk(halo=700))
+    xr.testing.assert_equal(chosen, select(halos))

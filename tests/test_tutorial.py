@@ -8,8 +8,9 @@ import pytest
 import xarray as xr
 
 from cosmofields import tutorial
-from cosmofields.catalog import open_box, select
+from cosmofields.catalog import select
 from cosmofields.conventions import CATALOG_FIELDS, FIELDS, periodic_grid
+from cosmofields.readers import open_box
 from cosmofields.store import describe, open_store
 
 BOX = Path(os.environ.get("COSMOFIELDS_BOXES", "")) / "box_105.h5"

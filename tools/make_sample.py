@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from cosmofields.catalog import open_box
+from cosmofields.readers import open_box
 from cosmofields.store import write_store
 from cosmofields.tutorial import sample_path
 

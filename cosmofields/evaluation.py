@@ -14,7 +14,7 @@ import xarray as xr
 from dask.base import compute
 from numpy.typing import ArrayLike
 
-from . import statistics
+from . import spectral, statistics
 from .conventions import (
     COMPONENTS,
     CONVENTIONS,
@@ -76,7 +76,7 @@ def evaluate(
     predicted, true : Dataset
         Two versions of one universe on the same periodic grid, under the same variable names.
     edges : array, optional
-        Edges of the k bins in h/Mpc; see :func:`~cosmofields.statistics.power_spectrum`.
+        Edges of the k bins in h/Mpc; see :func:`~cosmofields.spectral.power_spectrum`.
 
     Returns
     -------
@@ -96,7 +96,7 @@ def evaluate(
           a vector is zero there;
         - (field, k): ``power_predicted``, ``power_true``, ``power_cross``,
           ``relative_deviation`` R, ``correlation`` r and ``transfer`` T of
-          :func:`~cosmofields.statistics.spectra`;
+          :func:`~cosmofields.spectral.spectra`;
         - (k): ``modes``, ``k_mean``.
 
         The variables of vectors are absent when no vector was compared.  ``attrs`` say what was
@@ -147,7 +147,7 @@ def evaluate(
             scores[name], details[name] = _score_vector(p, t)
         else:
             scores[name] = _values(statistics.cell_statistics(p, t))
-        spectra[name] = statistics.spectra(p, t, edges=edges)
+        spectra[name] = spectral.spectra(p, t, edges=edges)
         units[name] = t.attrs["units"]
 
     for name in names:

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import dask
+import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -24,7 +26,6 @@ from numpy.typing import NDArray
 from .conventions import (
     AXES,
     CosmofieldsError,
-    Grid,
     MissingAttributeError,
     MissingVariableError,
     attribute,
@@ -38,9 +39,9 @@ from .conventions import (
     variable,
 )
 from .cosmology import Cosmology, cosmology_of, redshift_of
-from .fourier import irfftn, k_squared, rfftn, wavevector
-from .lazy import whole_box
-from .statistics import power_spectrum
+from .fourier import through_modes
+from .lazy import chunk_shape, whole_box
+from .spectral import power_spectrum
 
 METHODS = ("wiener", "paper")
 _PAINT = "Paint a catalogue first: halos.recon.paint(n_grid=128)."
@@ -262,6 +263,14 @@ def linear_density(
     -----
     Lazy for a lazy input, but for the default of ``bias``: that is measured at once.
     """
+    (density,) = _linear(observed, method, bias, "density")
+    return density
+
+
+def _linear(
+    observed: xr.Dataset, method: str, bias: float | Sequence[float] | None, *wanted: str
+) -> list[xr.DataArray]:
+    """Linear ``"density"``, ``"velocity"`` or both, in this order, from modes made once."""
     field = variable(observed, "halo_density", hint=_PAINT)
     grid = periodic_grid(field, what="linear theory")
     if method not in METHODS:
@@ -271,13 +280,50 @@ def linear_density(
         cosmology, z, f = cosmology_of(field), redshift_of(field), _growth_rate(field)
         cosmology.require_power()
         los = AXES.index(check_los(attribute(field, "los"))) if f else 2
+    values = _biases(observed, method, bias)
+    facts = {**box_facts(field), "method": method, "bias": values.tolist(), "space": "real"}
+    if method == "paper":
+        delta = field.data.sum(axis=0) - np.float32(1)
+        data = (1 + delta / np.float32(values[0])).astype(np.float32)
+        if isinstance(data, da.Array):
+            data = data.rechunk(chunk_shape(grid.shape))
+        density = label("density", data, grid, facts)
+        return [density if name == "density" else potential_flow(density) for name in wanted]
+    from .kernels import modes
+
+    # Coordinates of a store are lazy too.
+    share, noise = (coord.data for coord in _tracers(field))
+    terms = partial(_filter_terms, bias=values, f=f)
+    weights = whole_box(terms, share, noise, shape=(5, field.sizes["mass_bin"]), dtype=np.float64)
+    table: Any = partial(_power_table, cosmology, z)
+    if isinstance(field.data, da.Array):
+        table = da.from_delayed(dask.delayed(table, pure=True)(), (modes.TABLE_SIZE,), np.float32)
+    else:
+        table = table()
+    flows = _flows(cosmology, z) if "velocity" in wanted else []
+    data = through_modes(
+        [_weighted_sum(field.data, weights[i]) for i in range(2 if f else 1)],
+        grid,
+        [*flows, *([None] if "density" in wanted else [])],
+        what="linear theory",
+        combine=partial(modes.wiener, los=los, f=f, mean=float(np.prod(grid.shape))),
+        extras=[weights[2:].sum(axis=1), table],
+    )
+    parts = {"density": data[-1], "velocity": data[:3]}
+    return [label(name, parts[name], grid, facts) for name in wanted]
+
+
+def _biases(
+    observed: xr.Dataset, method: str, bias: float | Sequence[float] | None
+) -> NDArray[np.float64]:
+    """Bias of all mass bins or of each, given or measured."""
     if bias is not None:
         values = np.atleast_1d(np.asarray(bias, dtype=float))
     elif method == "paper":
         values = np.array([linear_bias(observed)])
     else:
         values = redshift_space_bias(observed)
-    n_bins = field.sizes["mass_bin"]
+    n_bins = observed.sizes["mass_bin"]
     if values.shape not in ((1,), (n_bins,)) or (method == "paper" and len(values) > 1):
         raise CosmofieldsError(
             f"bias={bias!r} for method={method!r} and {n_bins} mass bins; expected one number"
@@ -285,56 +331,69 @@ def linear_density(
         )
     if not (np.isfinite(values) & (values > 0)).all():
         raise CosmofieldsError(f"bias={values.tolist()}; expected positive numbers")
-    kernel: Any
-    arrays = [field.data]
-    if method == "paper":
-        kernel = partial(_scaled, bias=float(values[0]))
-    else:
-        # Coordinates of a store are lazy too.
-        arrays += [coord.data for coord in _tracers(field)]
-        kernel = partial(
-            _wiener, bias=values, f=f, los=los, grid=grid, cosmology=cosmology, redshift=z
-        )
-    data = whole_box(kernel, *arrays, shape=grid.shape)
-    attrs = {"method": method, "bias": values.tolist()}
-    return label("density", data, grid, {**box_facts(field), **attrs, "space": "real"})
+    return values
 
 
-def _scaled(halos: NDArray[np.float32], bias: float) -> NDArray[np.float32]:
-    delta = halos.sum(axis=0) - 1
-    return (1 + delta / np.float32(bias)).astype(np.float32)
+def _filter_terms(
+    share: NDArray[np.float64], noise: NDArray[np.float64], *, bias: NDArray[np.float64], f: float
+) -> NDArray[np.float64]:
+    """What each mass bin adds to the filter, so that its modes need two transforms and no more.
 
+    With a_i = b_i + f mu^2 the sum of a_i delta_i / N_i is A + f mu^2 B, of which A and B are sums
+    in real space; that of a_i^2 / N_i is a polynomial in mu^2.
 
-def _wiener(
-    halos: NDArray[np.float32],
-    share: NDArray[np.float64],
-    noise: NDArray[np.float64],
-    *,
-    bias: NDArray[np.float64],
-    f: float,
-    los: int,
-    grid: Grid,
-    cosmology: Cosmology,
-    redshift: float,
-) -> NDArray[np.float32]:
-    k = wavevector(grid)
-    k2 = k_squared(k)
-    power = cosmology.linear_power(np.sqrt(k2), redshift).astype(np.float32)
-    mu2 = k[los] ** 2 / k2
+    Returns
+    -------
+    array, (5, mass_bin)
+        Weights of the bins in A and in B, and their parts of the coefficients of 1, mu^2, mu^4.
+    """
     if len(bias) == 1:
-        # Bins that act as one tracer have the noise of the weighted sum.
-        halos = halos.sum(axis=0, keepdims=True)
-        share, noise = np.ones(1), np.sum(share**2 * noise, keepdims=True)
-    top = np.zeros(power.shape, np.complex64)
-    bottom = np.ones(power.shape, np.float32)
-    for tracer, b, s, n in zip(halos, bias, share, noise, strict=True):
-        amplitude = np.float32(b) + np.float32(f) * mu2
-        scaled = power * amplitude / np.float32(n)
-        top += scaled * (rfftn(tracer) / np.float32(s))
-        bottom += scaled * amplitude
-    top /= bottom
-    top[0, 0, 0] = 0
-    return irfftn(top, grid.shape) + np.float32(1)
+        # Bins that act as one tracer have the noise of the weighted sum, in equal parts.
+        noise = np.full(share.shape, np.sum(share**2 * noise))
+        parts = np.full(share.shape, 1 / len(share))
+        share = np.ones(share.shape)
+    else:
+        parts = np.ones(share.shape)
+    a, b = bias / noise, 1 / noise
+    return np.stack([a / share, b / share, parts * bias * a, 2 * f * parts * a, f**2 * parts * b])
+
+
+def _power_table(cosmology: Cosmology, redshift: float) -> NDArray[np.float32]:
+    from .kernels.modes import power_table
+
+    return power_table(partial(cosmology.linear_power, z=redshift))
+
+
+def _weighted_sum(halos: Any, weights: Any) -> Any:
+    """Sum over mass bins, lazily or as its planes are asked for."""
+    if not isinstance(halos, da.Array):
+        return _WeightedPlanes(np.asarray(halos), np.asarray(weights))
+    # One task a block: the sum is as large as one bin, and the bins are let go.
+    return da.blockwise(
+        _weigh,
+        "xyz",
+        halos.rechunk({0: -1}),
+        "bxyz",
+        da.asarray(weights).rechunk(-1),
+        "b",
+        concatenate=True,
+        meta=np.empty((0, 0, 0), np.float32),
+    )
+
+
+class _WeightedPlanes:
+    def __init__(self, halos: NDArray[np.float32], weights: NDArray[np.float64]) -> None:
+        self.halos, self.weights = halos, weights
+
+    def __getitem__(self, planes: slice) -> NDArray[np.float32]:
+        return _weigh(self.halos[:, planes], self.weights)
+
+
+def _weigh(halos: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float32]:
+    total = np.zeros(halos.shape[1:], np.float32)
+    for part, weight in zip(halos, weights.astype(np.float32), strict=True):
+        total += weight * part
+    return total
 
 
 def potential_flow(density: xr.DataArray) -> xr.DataArray:
@@ -352,27 +411,23 @@ def potential_flow(density: xr.DataArray) -> xr.DataArray:
     """
     density = canonical(density)
     grid = periodic_grid(density, what="potential_flow")
-    z = redshift_of(density)
-    cosmology = cosmology_of(density)
-    rate = float(cosmology.aH(z) * cosmology.f(z))
-    data = whole_box(partial(_flow, rate=rate, grid=grid), density.data, shape=(3, *grid.shape))
+    flows = _flows(cosmology_of(density), redshift_of(density))
+    data = through_modes([density.data], grid, flows, what="linear velocity")
     kept = {key: density.attrs[key] for key in ("method", "bias") if key in density.attrs}
     return label("velocity", data, grid, {**box_facts(density), **kept})
 
 
-def _flow(density: NDArray[np.float32], *, rate: float, grid: Grid) -> NDArray[np.float32]:
-    modes = rfftn(density)
-    modes *= np.complex64(1j * rate) / k_squared(wavevector(grid))
-    out = np.empty((3, *grid.shape), np.float32)
-    for i, k in enumerate(wavevector(grid, odd=True)):
-        out[i] = irfftn(k * modes, grid.shape)
-    return out
+def _flows(cosmology: Cosmology, redshift: float) -> list[partial[None]]:
+    from .kernels.modes import flow
+
+    rate = float(cosmology.aH(redshift) * cosmology.f(redshift))
+    return [partial(flow, axis=axis, rate=rate) for axis in range(3)]
 
 
 def linear_velocity(
     observed: xr.Dataset, *, method: str = "wiener", bias: float | Sequence[float] | None = None
 ) -> xr.DataArray:
-    """Linear velocity from halos: :func:`potential_flow` of :func:`linear_density`.
+    """Linear velocity from halos, that of :func:`linear_density` by :func:`potential_flow`.
 
     Parameters
     ----------
@@ -384,7 +439,8 @@ def linear_velocity(
     DataArray, dims (component, x, y, z)
         km/s.
     """
-    return potential_flow(linear_density(observed, method=method, bias=bias))
+    (velocity,) = _linear(observed, method, bias, "velocity")
+    return velocity
 
 
 def linear_theory(
@@ -402,8 +458,7 @@ def linear_theory(
     Dataset
         ``density``, ``velocity``, ``momentum``: the linear version of the box.
     """
-    density = linear_density(observed, method=method, bias=bias)
-    velocity = potential_flow(density)
+    density, velocity = _linear(observed, method, bias, "density", "velocity")
     return as_dataset(density, velocity, observed, f"linear_theory: method={method}")
 
 

@@ -32,7 +32,7 @@ from cosmofields.conventions import (
 )
 from cosmofields.fourier import divergence, gradient
 from cosmofields.linear import linear_density, potential_flow
-from cosmofields.statistics import power_spectrum
+from cosmofields.spectral import power_spectrum
 
 FACTS = {
     "box_size": 100.0,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import threading
+import logging
+import uuid
 from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ import dask.array as da
 import numpy as np
 import torch
 import xarray as xr
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from numpy.typing import NDArray
 
+from . import engine
 from .conventions import (
     AXES,
     FIELDS,
-    CosmofieldsError,
     DimensionError,
     ModelMismatchError,
     attribute,
@@ -31,6 +34,7 @@ from .conventions import (
 )
 from .cosmology import as_cosmology, cosmology_of, redshift_of
 from .kernels import tiles
+from .lazy import chunk_shape, machine
 from .linear import as_dataset, linear_velocity
 from .unet import FieldModel, load_model
 
@@ -38,7 +42,7 @@ Bias = float | Sequence[float]
 # Beyond these relative differences a box is not what the model was trained for.
 TOLERANCE = 0.02
 REDSHIFT_TOLERANCE = 0.05
-_ONE_PASS = threading.Lock()
+log = logging.getLogger("cosmofields")
 
 
 def axes_to_los_last(los: str) -> tuple[int, int, int]:
@@ -180,21 +184,14 @@ def check_box(observed: xr.Dataset, card: dict[str, Any], multiple: int = 4) -> 
         )
 
 
-def resolve_device(device: str) -> torch.device:
-    """Torch device of ``"auto"`` (CUDA where there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise CosmofieldsError(f"device={device!r}; expected 'auto', 'cpu' or 'cuda'") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise CosmofieldsError(f"device={device!r}, but torch finds no CUDA GPU: use 'cpu'")
-    return chosen
-
-
 def apply_model(
-    model: FieldModel, inputs: Any, *, tile: int = 128, device: str = "auto", progress: bool = False
+    model: FieldModel,
+    inputs: Any,
+    *,
+    tile: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = False,
 ) -> Any:
     """Run a model over a periodic box, tile by tile.
 
@@ -206,10 +203,12 @@ def apply_model(
     model : FieldModel
     inputs : array, (channel, x, y, z)
         Physical fields, the line of sight last.
-    tile : int
-        Cells a side of a tile, without its halo.  At 128 a pass takes about 3 GB; at 64 less than
-        1 GB, and twice the time for the halos' sake.
-    device : str
+    tile : int, optional
+        Most cells a side of a tile, without its halo; default: the largest whose pass fits into
+        the memory of :func:`~cosmofields.lazy.machine`.
+    device : {"auto", "cpu", "cuda"}
+    precision : {"auto", "float32", "bfloat16"}
+        See :func:`~cosmofields.engine.resolve_precision`.
     progress : bool
         Show a bar (for numpy input; a lazy result takes dask's own).
 
@@ -218,66 +217,69 @@ def apply_model(
     array, (channel, x, y, z)
         numpy for numpy, a lazy dask array for dask.
     """
-    shape = inputs.shape[1:]
     if inputs.shape[0] != model.n_in:
         raise DimensionError(
             f"{inputs.shape[0]} input channels; the {model.target} model takes {model.n_in} "
             f"({model.n_bins} mass bins)"
         )
-    if any(n % model.coarsest for n in shape):
-        near = listing(model.coarsest * max(1, round(n / model.coarsest)) for n in shape)
-        raise DimensionError(
-            f"A grid of {listing(shape)} cells; expected multiples of {model.coarsest}, the "
-            f"network's coarsest cell: paint with n_grid = {near}"
-        )
-    if tile < model.coarsest:
-        raise DimensionError(f"tile={tile}; expected at least {model.coarsest} cells, e.g. 128")
-    where = resolve_device(device)
-    bounds = tiles.plan(shape, tile, model.coarsest)
-    places = list(tiles.windows(bounds))
-    halo = model.receptive_radius
-    if not isinstance(inputs, da.Array):
-        out = np.empty((model.n_out, *shape), np.float32)
-        for place in track(places, progress, f"{model.target} network"):
-            part = tiles.gather(inputs, place, halo)
-            out[(slice(None), *place)] = _run_tile(model, part, halo, where)
+    where = engine.resolve_device(device)
+    lazily = isinstance(inputs, da.Array)
+    plan = engine.plan(
+        model,
+        inputs.shape[1:],
+        engine.memory_of(where),
+        precision,
+        device=device,
+        # Every thread of a worker brings the chunks of its tile; then one pass runs at a time.
+        waiting=machine().threads if lazily else 0,
+        tile=tile,
+    )
+    log.info("%s network: %s", model.target, plan)
+    if not lazily:
+        out = np.empty((model.n_out, *plan.shape), np.float32)
+        for window in track(plan.windows, progress, f"{model.target} network"):
+            # Unnamed, so that the last tile's input is gone when the next is gathered.
+            out[(slice(None), *window)] = engine.run_tile(
+                model, tiles.gather(inputs, window, plan.halo), plan.halo, where, plan.precision
+            )
         return out
 
+    return _lazily(model, inputs, plan, where).rechunk(chunk_shape((model.n_out, *plan.shape)))
+
+
+def _lazily(
+    model: FieldModel, inputs: da.Array, plan: engine.TilePlan, device: torch.device
+) -> da.Array:
+    """One task a tile, and one that holds the model.
+
+    The chunks of a tile and its halo reach the pass apart: put together before it, tiles that wait
+    for their turn would be twice in memory.
+    """
     kept = dask.delayed(model, traverse=False, pure=False)
-    run = dask.delayed(_run_tile, pure=False)
-    blocks = [
-        da.from_delayed(
-            run(kept, tiles.gather(inputs, place, halo), halo, where),
-            (model.n_out, *(part.stop - part.start for part in place)),
-            dtype=np.float32,
+    parts = [tiles.gather(inputs, window, plan.halo) for window in plan.windows]
+    name = f"{model.target}-network-{uuid.uuid4().hex}"
+    places = product([0], *(range(len(axis)) for axis in plan.bounds))
+    tasks = {
+        (name, *place): (
+            _run_blocks,
+            kept.key,
+            part.__dask_keys__(),
+            plan.halo,
+            device,
+            plan.precision,
         )
-        for place in places
-    ]
-    counts = [len(axis) for axis in bounds]
-    nested = [
-        [blocks[i : i + counts[2]] for i in range(j, j + counts[1] * counts[2], counts[2])]
-        for j in range(0, len(blocks), counts[1] * counts[2])
-    ]
-    return da.block([nested])
+        for place, part in zip(places, parts, strict=True)
+    }
+    with engine.resources(device):
+        layer = MaterializedLayer(tasks)
+    graph = HighLevelGraph.from_collections(name, layer, [kept, *parts])
+    sides = (tuple(hi - lo for lo, hi in axis) for axis in plan.bounds)
+    return da.Array(graph, name, ((model.n_out,), *sides), dtype=np.float32)
 
 
-def _run_tile(
-    model: FieldModel, inputs: NDArray[np.float32], halo: int, device: torch.device
-) -> NDArray[np.float32]:
-    if not np.isfinite(inputs).all():
-        raise CosmofieldsError(
-            "The fields that the network is to see hold NaN or infinite values (were fields of "
-            "different grids assigned to one Dataset?)"
-        )
-    x = torch.from_numpy(np.ascontiguousarray(inputs, np.float32))[None].to(device)
-    x = x.contiguous(memory_format=torch.channels_last_3d)
-    # torch's stubs lack this overload of Module.to
-    model = model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    # One pass at a time: torch takes all cores for it, and a second doubles the memory.
-    with _ONE_PASS, torch.inference_mode():
-        y = model(x)[0]
-    inner = (slice(halo, -halo),) * 3 if halo else (slice(None),) * 3
-    return y[(slice(None), *inner)].float().cpu().numpy()
+def _run_blocks(model: FieldModel, pieces: Any, *how: Any) -> NDArray[np.float32]:
+    with engine.ONE_PASS:
+        return engine.run_tile(model, np.block(pieces), *how)
 
 
 def track(items: Sequence[Any], progress: bool, what: str) -> Iterable[Any]:
@@ -289,29 +291,45 @@ def track(items: Sequence[Any], progress: bool, what: str) -> Iterable[Any]:
     return bar(items, description=what)
 
 
+Loaded = tuple[FieldModel, dict[str, Any]]
+
+
+def _load(
+    observed: xr.Dataset, model: str | Path, targets: Sequence[str], allow_mismatch: bool
+) -> dict[str, Loaded]:
+    """The models and their cards, by target; all that may be missing is said before any runs."""
+    loaded = {target: load_model(target, model) for target in targets}
+    for network, card in loaded.values():
+        if not allow_mismatch:
+            check_box(observed, card, network.coarsest)
+    if "velocity" in targets and "linear_velocity" not in observed:
+        cosmology_of(observed).require_power()
+    return loaded
+
+
 def _predict(
-    model: FieldModel,
-    observed: xr.Dataset,
-    density: xr.DataArray | None,
-    bias: Bias | None,
-    options: dict[str, Any],
+    loaded: Loaded, observed: xr.Dataset, density: xr.DataArray | None, options: dict[str, Any]
 ) -> xr.DataArray:
     """Assemble the inputs, run, label."""
+    model, card = loaded
+    bias = card["linear_bias"].get("mass_bins")
     inputs = model_inputs(observed, model.target, density=density, bias=bias)
+    precision = engine.resolve_precision(options["precision"], options["device"], model)
+    options = {**options, "precision": precision}
     data = run_in_box(model, inputs, attribute(observed, "los"), **options)
-    if isinstance(data, da.Array):
-        data = data.rechunk({0: 1})
     grid = periodic_grid(observed, what="reconstruction")
     facts = {**box_facts(observed), "space": "real"}
-    return label(model.target, data[0] if model.target == "density" else data, grid, facts)
+    named = label(model.target, data[0] if model.target == "density" else data, grid, facts)
+    return named.assign_attrs(model=card["name"], precision=precision)
 
 
 def predict_density(
     observed: xr.Dataset,
     model: str | Path = "default",
     *,
-    tile: int = 128,
+    tile: int | None = None,
     device: str = "auto",
+    precision: str = "auto",
     allow_mismatch: bool = False,
     progress: bool = False,
 ) -> xr.DataArray:
@@ -323,9 +341,12 @@ def predict_density(
         With ``halo_density`` (mass_bin, x, y, z): the whole periodic box in redshift space.
     model : path or ``"default"``
         Directory of a saved model.
-    tile : int
-        Cells a side of a tile.
+    tile : int, optional
+        Most cells a side of a tile; default: by memory, see :func:`apply_model`.
     device : {"auto", "cpu", "cuda"}
+    precision : {"auto", "float32", "bfloat16"}
+        Of the network's arithmetic; ``"auto"``: bfloat16 where the processor has it, which here
+        changes no score (``docs/models.md``).  The result's attribute ``precision`` says which.
     allow_mismatch : bool
         Run on a box whose cell size, tracers or redshift the model was not trained for.
     progress : bool
@@ -340,19 +361,18 @@ def predict_density(
     ------
     ModelMismatchError, MissingVariableError, MissingAttributeError, NotPeriodicError
     """
-    network, card = load_model("density", model)
-    if not allow_mismatch:
-        check_box(observed, card, network.coarsest)
-    options = {"tile": tile, "device": device, "progress": progress}
-    return _predict(network, observed, None, None, options).assign_attrs(model=card["name"])
+    loaded = _load(observed, model, ["density"], allow_mismatch)
+    options = {"tile": tile, "device": device, "precision": precision, "progress": progress}
+    return _predict(loaded["density"], observed, None, options)
 
 
 def predict_velocity(
     observed: xr.Dataset,
     model: str | Path = "default",
     *,
-    tile: int = 128,
+    tile: int | None = None,
     device: str = "auto",
+    precision: str = "auto",
     allow_mismatch: bool = False,
     progress: bool = False,
 ) -> xr.DataArray:
@@ -364,7 +384,7 @@ def predict_velocity(
 
     Parameters
     ----------
-    observed, model, tile, device, allow_mismatch, progress
+    observed, model, tile, device, precision, allow_mismatch, progress
         As in :func:`predict_density`.
 
     Returns
@@ -376,25 +396,23 @@ def predict_velocity(
     ------
     ModelMismatchError, MissingVariableError, MissingAttributeError, NotPeriodicError
     """
-    network, card = load_model("velocity", model)
-    if not allow_mismatch:
-        check_box(observed, card, network.coarsest)
-    options: dict[str, Any] = {"tile": tile, "device": device, "progress": progress}
+    targets = ["velocity"] if "density" in observed else ["density", "velocity"]
+    loaded = _load(observed, model, targets, allow_mismatch)
+    options = {"tile": tile, "device": device, "precision": precision, "progress": progress}
     if "density" in observed:
         density = variable(observed, "density")
     else:
-        density = predict_density(observed, model, allow_mismatch=allow_mismatch, **options)
-    bias = card["linear_bias"]["mass_bins"]
-    velocity = _predict(network, observed, density, bias, options)
-    return velocity.assign_attrs(model=card["name"])
+        density = _predict(loaded["density"], observed, None, options)
+    return _predict(loaded["velocity"], observed, density, options)
 
 
 def predict(
     observed: xr.Dataset,
     model: str | Path = "default",
     *,
-    tile: int = 128,
+    tile: int | None = None,
     device: str = "auto",
+    precision: str = "auto",
     allow_mismatch: bool = False,
     progress: bool = False,
 ) -> xr.Dataset:
@@ -402,7 +420,7 @@ def predict(
 
     Parameters
     ----------
-    observed, model, tile, device, allow_mismatch, progress
+    observed, model, tile, device, precision, allow_mismatch, progress
         As in :func:`predict_density`.
 
     Returns
@@ -415,14 +433,9 @@ def predict(
     ------
     ModelMismatchError, MissingVariableError, MissingAttributeError, NotPeriodicError
     """
-    options: dict[str, Any] = {
-        "tile": tile,
-        "device": device,
-        "allow_mismatch": allow_mismatch,
-        "progress": progress,
-    }
-    density = predict_density(observed, model, **options)
-    with_density = observed.assign(density=density)
-    velocity = predict_velocity(with_density, model, **options)
+    loaded = _load(observed, model, ["density", "velocity"], allow_mismatch)
+    options = {"tile": tile, "device": device, "precision": precision, "progress": progress}
+    density = _predict(loaded["density"], observed, None, options)
+    velocity = _predict(loaded["velocity"], observed, density, options)
     what = f"predict: model={velocity.attrs['model']}"
     return as_dataset(density, velocity, observed, what)

@@ -17,10 +17,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from . import linear
-from .catalog import NUMBER_DENSITY, open_box, select, to_redshift_space
+from .catalog import NUMBER_DENSITY, select, to_redshift_space
 from .conventions import AXES, StoreError, check_filled
 from .inference import axes_to_los_last, model_inputs, run_in_box, turn, vector_channels
 from .painting import paint
+from .readers import open_box
 from .store import open_store, write_store
 from .unet import FieldModel
 
@@ -46,7 +47,7 @@ def prepare_box(
 
     Parameters
     ----------
-    path : path of an HDF5 box, see :func:`~cosmofields.catalog.open_box`
+    path : path of an HDF5 box, see :func:`~cosmofields.readers.open_box`
     folder : directory
         Where the store is written, unless it is there already.  Its name holds a digest of the
         file's content and of the observation, so that no other store is taken for it.

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .catalog import open_box
 from .conventions import AXES, CosmofieldsError, listing, periodic_grid, require_extra
 from .inference import track, vector_channels
+from .readers import open_box
 from .samples import Arrays, BoxSamples, file_digest, load_box, prepare_box
 from .store import open_store
 from .unet import build, load_model, save_model

@@ -159,6 +159,8 @@ class FieldModel(nn.Module):
         What :func:`build` needs to make the same model again.
     coarsest, receptive_radius : int
         What tiles must be multiples of, and the halo that they need, in cells.
+    prepared : dict
+        Forms for inference that :mod:`~cosmofields.engine` keeps with the model.
     """
 
     target: str
@@ -169,6 +171,7 @@ class FieldModel(nn.Module):
         super().__init__()
         self.n_bins = n_bins
         self.options = {"n_bins": n_bins, "widths": list(widths), **options}
+        self.prepared: dict[Any, Any] = {}
 
     @property
     def n_in(self) -> int:
@@ -201,9 +204,22 @@ class FieldModel(nn.Module):
         density = torch.log(x[:, self.n_bins : self.n_bins + 1].clamp_min(1e-3))
         return torch.cat([halos, density, x[:, self.n_bins + 1 :] / VELOCITY_SCALE], dim=1)
 
+    def finish(self, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+        """Physical fields from what the networks made of the same cells of ``x``."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Physical fields (batch, n_in, x, y, z) to physical fields (batch, n_out, x, y, z)."""
+        features = self.features(x)
+        return self.finish(x, [network(features) for network in self.networks])
+
     def loss(self, x: Tensor, truth: Tensor, margin: int) -> Tensor:
         """Training loss over the cells at least ``margin`` from the crop's faces."""
         raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy, or a worker that receives the model, prepares it for itself.
+        return {**self.__dict__, "prepared": {}}
 
 
 def _inner(x: Tensor, margin: int) -> Tensor:
@@ -234,9 +250,9 @@ class ResidualDensity(FieldModel):
         """Natural logarithm of the density."""
         return self.networks[0](self.features(x)).float().clamp_max(MAX_LOG_DENSITY)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Halo density (batch, bin, x, y, z) to density (batch, 1, x, y, z)."""
-        return torch.exp(self.log_density(x))
+    def finish(self, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+        """Density, from its logarithm."""
+        return torch.exp(outputs[0].float().clamp_max(MAX_LOG_DENSITY))
 
     def loss(self, x: Tensor, truth: Tensor, margin: int) -> Tensor:
         """Poisson deviance."""
@@ -254,10 +270,9 @@ class ResidualVelocity(FieldModel):
         super().__init__(n_bins, widths)
         self.networks = nn.ModuleList([ResidualUNet(self.n_in, 3, tuple(widths))])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Halos, density, linear velocity (batch, 8, x, y, z) to velocity (batch, 3, x, y, z)."""
-        added = self.networks[0](self.features(x)).float()
-        return x[:, self.n_bins + 1 :] + RESIDUAL_SCALE * added
+    def finish(self, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+        """Velocity in km/s, from what linear theory misses of it."""
+        return x[:, self.n_bins + 1 :] + RESIDUAL_SCALE * outputs[0].float()
 
     def loss(self, x: Tensor, truth: Tensor, margin: int) -> Tensor:
         """Mean squared error in units of ``RESIDUAL_SCALE``."""
@@ -278,9 +293,9 @@ class PaperDensity(FieldModel):
         n1, n2, n3 = widths
         self.networks = nn.ModuleList([PaperUNet(n_bins, 1, (n1, n2, n3), dropout)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Halo density (batch, bin, x, y, z) to density (batch, 1, x, y, z)."""
-        return self.networks[0](self.features(x)).float()
+    def finish(self, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+        """Density, as the network has it."""
+        return outputs[0].float()
 
     def loss(self, x: Tensor, truth: Tensor, margin: int) -> Tensor:
         """Mean squared error of the density."""
@@ -309,13 +324,13 @@ class PaperVelocity(FieldModel):
     def magnitude_and_direction(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Speed in ``VELOCITY_SCALE`` (batch, 1, ...), and unit vector (batch, 3, ...)."""
         features = self.features(x)
-        speed = F.relu(self.networks[0](features).float())
-        return speed, F.normalize(self.networks[1](features).float(), dim=1)
+        speed, direction = (network(features).float() for network in self.networks)
+        return F.relu(speed), F.normalize(direction, dim=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Halos, density, linear velocity (batch, 8, x, y, z) to velocity (batch, 3, x, y, z)."""
-        speed, direction = self.magnitude_and_direction(x)
-        return VELOCITY_SCALE * speed * direction
+    def finish(self, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+        """Velocity in km/s, from its magnitude and direction."""
+        speed, direction = (output.float() for output in outputs)
+        return VELOCITY_SCALE * F.relu(speed) * F.normalize(direction, dim=1)
 
     def loss(self, x: Tensor, truth: Tensor, margin: int) -> Tensor:
         """Eq. 6 of the paper."""

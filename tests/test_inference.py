@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from dask.base import collections_to_expr
 
+from cosmofields import engine
 from cosmofields.catalog import select, to_redshift_space
 from cosmofields.conventions import (
     CosmofieldsError,
@@ -19,6 +25,7 @@ from cosmofields.conventions import (
     MissingVariableError,
     ModelMismatchError,
     NotPeriodicError,
+    StoreError,
 )
 from cosmofields.inference import (
     apply_model,
@@ -77,24 +84,115 @@ def inputs(model: FieldModel, shape: tuple[int, ...]) -> np.ndarray:
 @pytest.mark.parametrize("key", [("residual", "velocity"), ("paper", "density")])
 def test_tiled_equals_whole_box(key: tuple[str, str]) -> None:
     model = random_model(*key)
-    x = inputs(model, (32, 40, 16))  # also a halo wider than the box
-    whole = apply_model(model, x, tile=40)
+    x = inputs(model, (24, 28, 16))  # also a halo wider than the box
+    whole = apply_model(model, x, tile=40, precision="float32")
     for tile in (16, 12):
-        tiled = apply_model(model, x, tile=tile)
+        tiled = apply_model(model, x, tile=tile, precision="float32")
         assert np.abs(tiled - whole).max() <= 1e-5 * np.abs(whole).max()
 
 
-def test_lazy_tiles_equal_eager_ones_and_wait(count_computes: Any) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_lazy_tiles_equal_eager_ones_and_wait(count_computes: Any, precision: str) -> None:
     model = random_model("residual", "velocity")
-    x = inputs(model, (32, 16, 16))
+    x = inputs(model, (32, 16, 20))
     lazy = da.from_array(x, chunks=(1, 16, 16, 16))
     with count_computes() as counter:
-        out = apply_model(model, lazy, tile=16)
+        out = apply_model(model, lazy, tile=16, precision=precision)
         assert counter.total == 0
     assert isinstance(out, da.Array)
-    assert out.shape == (3, 32, 16, 16)
-    eager = apply_model(model, x, tile=16)
-    np.testing.assert_allclose(out.compute(), eager, rtol=1e-5, atol=1e-3)
+    assert out.shape == (3, 32, 16, 20)
+    eager = apply_model(model, x, tile=16, precision=precision)
+    np.testing.assert_array_equal(out.compute(scheduler="threads"), eager)
+
+
+def test_lazy_result_comes_in_whole_chunks_and_one_model() -> None:
+    model = random_model("residual", "density")
+    lazy = da.zeros((4, 192, 64, 64), chunks=(1, 64, 64, 64), dtype=np.float32)
+    out = apply_model(model, lazy, tile=128)
+    assert out.chunks == ((1,), (64, 64, 64), (64,), (64,))
+    keys = [str(key) for key in dict(out.dask)]
+    assert sum("ResidualDensity" in key for key in keys) == 1
+    assert sum("density-network" in key for key in keys) == 2
+
+
+def test_memory_of_the_configuration_decides_the_tiles(caplog: pytest.LogCaptureFixture) -> None:
+    model = random_model("residual", "density")
+    lazy = da.zeros((4, 512, 64, 64), chunks=(1, 64, 64, 64), dtype=np.float32)
+    with caplog.at_level("INFO", "cosmofields"):
+        for memory in ("2 GB", "500 MB"):
+            with dask.config.set({"cosmofields.memory": memory}):
+                apply_model(model, lazy)
+    large, small = (r.getMessage() for r in caplog.records if "network" in r.getMessage())
+    tiles = [int(message.split(": ")[1].split(" tiles")[0]) for message in (large, small)]
+    assert tiles[0] < tiles[1]
+    with (
+        dask.config.set({"cosmofields.memory": "1 MB"}),
+        pytest.raises(CosmofieldsError, match=r"64 x 64 x 64 cells.*cosmofields\.memory"),
+    ):
+        apply_model(model, lazy)
+
+
+def test_tiles_on_gpus_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "resources", lambda device: dask.annotate(resources={"GPU": 1}))
+    model = random_model("residual", "density")
+    out = apply_model(model, da.zeros((4, 64, 64, 64), chunks=(1, 64, 64, 64), dtype=np.float32))
+    # What the scheduler is told of the graph that it gets.
+    with dask.config.set({"optimization.fuse.active": False}):
+        told = collections_to_expr([out]).optimize().__dask_annotations__()["resources"]
+    assert {value["GPU"] for value in told.values()} == {1}
+    assert {str(key[0]).rsplit("-", 1)[0] for key in told} == {"density-network"}
+
+
+# --- on two processes ---
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit="2GB"
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def _threads_of_a_pass(model: FieldModel, x: np.ndarray) -> int:
+    engine.run_tile(model, x, 22, "cpu", "float32")
+    return torch.get_num_threads()
+
+
+def _dies_once(mark: str) -> None:
+    """On a worker: the first tile of all kills its process."""
+    run = engine.run_tile
+
+    def killed(*args: Any) -> Any:
+        try:
+            os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return run(*args)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    engine.run_tile = killed
+
+
+def test_workers_give_the_same_and_survive_a_kill(client: Any, tmp_path: Path) -> None:
+    model = random_model("residual", "velocity")
+    x = inputs(model, (32, 16, 48))
+    # Two workers of one thread on two cores do not run four.
+    padded = np.ones((model.n_in, 48, 48, 48), np.float32)
+    assert client.submit(_threads_of_a_pass, model, padded).result() == 1
+    lazy = da.from_array(x, chunks=(4, 16, 16, 16))
+    options = {"tile": 16, "precision": "float32"}
+    here = apply_model(model, x, **options)
+    there = apply_model(model, lazy, **options).compute()
+    assert np.abs(there - here).max() < 1e-6 * np.abs(here).max()
+    mark = tmp_path / "killed"
+    client.run(_dies_once, str(mark))
+    after = apply_model(model, lazy, **options).compute()
+    assert mark.exists()
+    np.testing.assert_array_equal(after, there)
 
 
 def test_shift_by_the_coarsest_cell_shifts_the_output() -> None:
@@ -102,9 +200,7 @@ def test_shift_by_the_coarsest_cell_shifts_the_output() -> None:
     x = inputs(model, (16, 16, 16))
     shift = (model.coarsest, -2 * model.coarsest, 3 * model.coarsest)
     moved = apply_model(model, np.roll(x, shift, (1, 2, 3)))
-    np.testing.assert_allclose(
-        moved, np.roll(apply_model(model, x), shift, (1, 2, 3)), rtol=1e-5, atol=1e-3
-    )
+    np.testing.assert_array_equal(moved, np.roll(apply_model(model, x), shift, (1, 2, 3)))
 
 
 @pytest.mark.parametrize("los", ["x", "y", "z"])
@@ -138,6 +234,35 @@ def test_any_line_of_sight_gives_the_same_fields(halos: xr.Dataset, models: Path
         np.testing.assert_allclose(density, reference["density"].values, rtol=2e-3, atol=1e-3)
 
 
+def test_what_is_missing_is_said_before_any_network_runs(
+    observed: xr.Dataset, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*args: Any) -> None:
+        raise AssertionError("a network ran first")
+
+    monkeypatch.setattr(engine, "run_tile", run)
+    for name in ("density.json", "density.safetensors"):
+        (tmp_path / name).write_bytes((models / name).read_bytes())
+    for call in (predict, predict_velocity):
+        with pytest.raises(StoreError, match="No velocity model"):
+            call(observed, tmp_path)
+    bare = {key: observed.attrs["cosmology"][key] for key in ("Omega_m", "h")}
+    unknown = observed.assign_attrs(cosmology=bare)
+    unknown["halo_density"] = observed["halo_density"].assign_attrs(cosmology=bare)
+    for call in (predict, predict_velocity):
+        with pytest.raises(MissingAttributeError, match="Omega_b, n_s, sigma8"):
+            call(unknown, models)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_result_says_its_precision(observed: xr.Dataset, models: Path, precision: str) -> None:
+    fields = predict(observed, models, precision=precision)
+    for name in ("density", "velocity"):
+        assert fields[name].attrs["precision"] == precision
+    with pytest.raises(CosmofieldsError, match="precision='half'"):
+        predict(observed, models, precision="half")
+
+
 def test_predict_makes_what_is_missing(observed: xr.Dataset, models: Path) -> None:
     before = observed.copy(deep=True)
     fields = predict(observed, models)
@@ -163,7 +288,7 @@ def test_predict_makes_what_is_missing(observed: xr.Dataset, models: Path) -> No
 def test_predict_is_lazy_for_lazy_input(
     observed: xr.Dataset, models: Path, count_computes: Any
 ) -> None:
-    chunked = observed.chunk(x=8, y=8, z=8, mass_bin=1)
+    chunked = observed.chunk(x=8, y=16, z=16, mass_bin=1)
     with count_computes() as counter:
         fields = predict(chunked, models)
         assert counter.total == 0

@@ -8,36 +8,46 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cosmofields.kernels.tiles import gather, plan, windows
+from cosmofields.kernels.tiles import fewest, gather, partitions, split, windows
 
 
 @given(
-    cells=st.tuples(*[st.integers(1, 20)] * 3),
-    tile=st.integers(1, 100),
+    cells=st.integers(1, 40),
+    parts=st.integers(1, 50),
     multiple=st.sampled_from([1, 2, 4, 8]),
+    rest=st.integers(0, 7),
 )
-def test_tiles_cover_the_box_once_on_multiples(cells, tile, multiple):
-    shape = tuple(n * multiple for n in cells)
-    bounds = plan(shape, tile, multiple)
-    count = np.zeros(shape, int)
-    for window in windows(bounds):
-        count[window] += 1
-    assert (count == 1).all()
-    for axis, n in zip(bounds, shape, strict=True):
-        assert axis[0][0] == 0
-        assert axis[-1][1] == n
-        for low, high in axis:
-            assert low % multiple == high % multiple == 0
-            assert 0 < high - low <= max(tile, multiple)
+def test_tiles_cover_an_axis_once_on_multiples(cells, parts, multiple, rest):
+    n = cells * multiple + rest % multiple
+    bounds = split(n, parts, multiple)
+    edges = [low for low, _ in bounds] + [bounds[-1][1]]
+    assert edges == [0, *(high for _, high in bounds)]
+    assert edges[-1] == n
+    assert all(low % multiple == 0 for low, _ in bounds)
+    sizes = [high - low for low, high in bounds]
+    assert min(sizes) > 0
+    assert len(sizes) == min(parts, -(-n // multiple))
+    assert max(sizes) - min(sizes) < 2 * multiple
 
 
-def test_plan():
-    assert plan((128, 100, 8), 64, 4) == [
-        [(0, 64), (64, 128)],
-        [(0, 64), (64, 100)],
-        [(0, 8)],
-    ]
-    assert plan((16, 16, 16), 7, 4)[0] == [(0, 4), (4, 8), (8, 12), (12, 16)]
+@given(n=st.integers(1, 60), side=st.integers(4, 70))
+def test_fewest_tiles_below_a_size(n, side):
+    parts = fewest(n, side, 4)
+
+    def largest(parts):
+        return max(high - low for low, high in split(n, parts, 4))
+
+    assert largest(parts) <= side
+    assert parts == 1 or largest(parts - 1) > side
+
+
+def test_split():
+    assert split(100, 2, 4) == ((0, 48), (48, 100))
+    assert split(512, 3, 64) == ((0, 128), (128, 320), (320, 512))
+    assert split(160, 2, 64) == ((0, 64), (64, 160))
+    assert split(8, 5, 4) == ((0, 4), (4, 8))
+    assert partitions(512, 64) == [1, 2, 3, 4, 8]
+    assert partitions(40, 64) == [1]
 
 
 def test_windows_run_fastest_along_the_last_axis():
@@ -46,6 +56,10 @@ def test_windows_run_fastest_along_the_last_axis():
         (slice(0, 4), slice(0, 4), slice(0, 4)),
         (slice(0, 4), slice(0, 4), slice(4, 8)),
     ]
+
+
+def plan(shape, side, multiple):
+    return [split(n, fewest(n, side, multiple), multiple) for n in shape]
 
 
 def naive(array, window, halo):

@@ -16,17 +16,20 @@ _EXPORTS = {
     "from_arrays": "cosmofields.catalog",
     "linear_theory": "cosmofields.linear",
     "linear_velocity": "cosmofields.linear",
-    "open_box": "cosmofields.catalog",
+    "multipoles": "cosmofields.spectral",
+    "open_box": "cosmofields.readers",
+    "open_catalog": "cosmofields.readers",
     "open_store": "cosmofields.store",
     "paint": "cosmofields.painting",
     "paint_matter": "cosmofields.painting",
-    "power_spectrum": "cosmofields.statistics",
+    "power_spectrum": "cosmofields.spectral",
     "predict": "cosmofields.inference",
     "predict_density": "cosmofields.inference",
     "predict_velocity": "cosmofields.inference",
+    "reconstruct": "cosmofields.reconstruction",
     "scores_table": "cosmofields.evaluation",
     "select": "cosmofields.catalog",
-    "spectra": "cosmofields.statistics",
+    "spectra": "cosmofields.spectral",
     "to_redshift_space": "cosmofields.catalog",
     "tutorial": "cosmofields.tutorial",
     "write_store": "cosmofields.store",
@@ -36,14 +39,16 @@ __all__ = sorted(_EXPORTS)
 
 if TYPE_CHECKING:
     from . import tutorial
-    from .catalog import from_arrays, open_box, select, to_redshift_space
+    from .catalog import from_arrays, select, to_redshift_space
     from .conventions import CosmofieldsError
     from .cosmology import Cosmology
     from .evaluation import evaluate, format_table, scores_table
     from .inference import predict, predict_density, predict_velocity
     from .linear import linear_theory, linear_velocity
     from .painting import paint, paint_matter
-    from .statistics import power_spectrum, spectra
+    from .readers import open_box, open_catalog
+    from .reconstruction import reconstruct
+    from .spectral import multipoles, power_spectrum, spectra
     from .store import open_store, write_store
 
 

@@ -5,6 +5,7 @@ The accessor holds nothing but the object, and imports what a method needs when 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,10 @@ class DatasetRecon(_Recon):
                 verb = ".paint(n_grid=128, weighting='number')"
             else:
                 verb = ".paint_matter(n_grid=128)"
-            return [*steps, f"{verb}: cloud-in-cell fields"]
+            steps.append(f"{verb}: cloud-in-cell fields")
+            if ds.attrs.get("space") == "redshift" and "mass" in ds:
+                steps.append(".reconstruct('fields.zarr'): all of it, out of core, in a store")
+            return steps
         if "halo_density" in ds:
             verbs = [
                 ".linear_theory(): density, velocity, momentum without a network",
@@ -134,6 +138,7 @@ class DatasetRecon(_Recon):
             return [
                 ".predict(): density, velocity, momentum by the networks",
                 ".predict_velocity(), .predict_density(): one of them",
+                ".reconstruct('fields.zarr'): all of it, out of core, in a store",
                 *verbs,
             ]
         if any(name in ds for name in FIELDS):
@@ -185,8 +190,9 @@ class DatasetRecon(_Recon):
         self,
         model: str | Path = "default",
         *,
-        tile: int = 128,
+        tile: int | None = None,
         device: str = "auto",
+        precision: str = "auto",
         allow_mismatch: bool = False,
         progress: bool = False,
     ) -> xr.Dataset:
@@ -198,6 +204,7 @@ class DatasetRecon(_Recon):
             model,
             tile=tile,
             device=device,
+            precision=precision,
             allow_mismatch=allow_mismatch,
             progress=progress,
         )
@@ -206,8 +213,9 @@ class DatasetRecon(_Recon):
         self,
         model: str | Path = "default",
         *,
-        tile: int = 128,
+        tile: int | None = None,
         device: str = "auto",
+        precision: str = "auto",
         allow_mismatch: bool = False,
         progress: bool = False,
     ) -> xr.DataArray:
@@ -219,6 +227,7 @@ class DatasetRecon(_Recon):
             model,
             tile=tile,
             device=device,
+            precision=precision,
             allow_mismatch=allow_mismatch,
             progress=progress,
         )
@@ -227,8 +236,9 @@ class DatasetRecon(_Recon):
         self,
         model: str | Path = "default",
         *,
-        tile: int = 128,
+        tile: int | None = None,
         device: str = "auto",
+        precision: str = "auto",
         allow_mismatch: bool = False,
         progress: bool = False,
     ) -> xr.DataArray:
@@ -240,6 +250,34 @@ class DatasetRecon(_Recon):
             model,
             tile=tile,
             device=device,
+            precision=precision,
+            allow_mismatch=allow_mismatch,
+            progress=progress,
+        )
+
+    def reconstruct(
+        self,
+        store: str | os.PathLike[str],
+        *,
+        n_grid: int | Sequence[int] | None = None,
+        model: str | Path = "default",
+        memory: str | int | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        allow_mismatch: bool = False,
+        progress: bool = True,
+    ) -> xr.DataTree:
+        """See :func:`cosmofields.reconstruct`."""
+        from .reconstruction import reconstruct
+
+        return reconstruct(
+            self._obj,
+            store,
+            n_grid=n_grid,
+            model=model,
+            memory=memory,
+            device=device,
+            precision=precision,
             allow_mismatch=allow_mismatch,
             progress=progress,
         )
@@ -273,21 +311,34 @@ class DataArrayRecon(_Recon):
         if extra:
             return [f".isel({extra[0]}=0) or .sum({extra[0]!r}) first: spectra are of one field"]
         derived = ".divergence(), .curl()" if self._is_vector() else ".gradient()"
-        return [".power_spectrum(), .spectra(true)", derived]
+        return [".power_spectrum(), .multipoles(), .spectra(true)", derived]
 
     def power_spectrum(
         self, other: xr.DataArray | None = None, *, edges: ArrayLike | None = None
     ) -> xr.Dataset:
         """See :func:`cosmofields.power_spectrum`."""
-        from .statistics import power_spectrum
+        from .spectral import power_spectrum
 
         return power_spectrum(self._obj, other, edges=edges)
 
     def spectra(self, true: xr.DataArray, *, edges: ArrayLike | None = None) -> xr.Dataset:
         """See :func:`cosmofields.spectra`."""
-        from .statistics import spectra
+        from .spectral import spectra
 
         return spectra(self._obj, true, edges=edges)
+
+    def multipoles(
+        self,
+        other: xr.DataArray | None = None,
+        *,
+        ells: Sequence[int] = (0, 2, 4),
+        edges: ArrayLike | None = None,
+        los: str | None = None,
+    ) -> xr.Dataset:
+        """See :func:`cosmofields.multipoles`."""
+        from .spectral import multipoles
+
+        return multipoles(self._obj, other, ells=ells, edges=edges, los=los)
 
     def gradient(self) -> xr.DataArray:
         """See :func:`cosmofields.fourier.gradient`."""

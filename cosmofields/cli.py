@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .conventions import AXES, CosmofieldsError
+from .conventions import AXES, CosmofieldsError, require_extra
 
 if TYPE_CHECKING:
     from .training import TrainingConfig
@@ -41,6 +43,48 @@ def _parser() -> argparse.ArgumentParser:
         description="Groups, fields, box, units, provenance of a Zarr store; whether it is whole.",
     )
     info.add_argument("store", metavar="STORE", help="path of a Zarr store")
+
+    predict = verbs.add_parser(
+        "predict",
+        help="reconstruct a catalogue into a store",
+        description="Density, velocity and momentum from the halos of a catalogue, in stages, into "
+        "a Zarr store. The same command goes on with a run that was stopped.",
+    )
+    predict.add_argument("catalog", nargs="+", help="HDF5 files or a Zarr store of the halos")
+    predict.add_argument("--out", required=True, metavar="STORE", help="Zarr store to write")
+    predict.add_argument("--los", choices=AXES, default="z", help="line of sight (default: z)")
+    predict.add_argument(
+        "--redshift-space",
+        action="store_true",
+        help="positions are in redshift space; default: shift them by their velocity",
+    )
+    for name, unit in (("box-size", "Mpc/h"), ("redshift", "")):
+        told = f"{unit}; " if unit else ""
+        predict.add_argument(f"--{name}", type=float, help=f"{told}default: the file's own")
+    predict.add_argument(
+        "--cosmology",
+        type=_cosmology,
+        metavar="KEY=VALUE,...",
+        help="Omega_m, Omega_b, h, n_s, sigma8; default: the file's own",
+    )
+    for name in ("position", "velocity", "mass"):
+        predict.add_argument(f"--{name}", help="dataset in the file; default: by its usual name")
+    predict.add_argument("--group", help="group of the file that holds the halos")
+    predict.add_argument("--n-grid", type=int, help="cells a side; default: the model's cell size")
+    predict.add_argument("--model", default="default", help="directory of saved models")
+    predict.add_argument("--memory", help="of one process, e.g. '6 GB'; default: half of the free")
+    predict.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    predict.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of the networks (default: %(default)s)",
+    )
+    predict.add_argument("--allow-mismatch", action="store_true", help="overrule the model's card")
+    predict.add_argument(
+        "--scheduler",
+        help="address of a Dask scheduler, or the file that it wrote; default: local threads",
+    )
 
     train = verbs.add_parser(
         "train",
@@ -87,6 +131,63 @@ def _info(args: argparse.Namespace) -> None:
     print(describe(args.store), end="")
 
 
+def _cosmology(text: str) -> dict[str, float]:
+    """Parameters of ``Omega_m=0.3,h=0.7``."""
+    pairs = (pair.split("=") for pair in text.split(","))
+    return {key.strip(): float(value) for key, value in pairs}
+
+
+@contextmanager
+def _client(scheduler: str | None) -> Iterator[None]:
+    """Let dask work on the scheduler of this address or file; on threads for None."""
+    if scheduler is None:
+        yield
+        return
+    distributed = require_extra("distributed", "hpc", "--scheduler")
+    how = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
+    if "scheduler_file" in how and not Path(scheduler).is_file():
+        raise CosmofieldsError(
+            f"--scheduler {scheduler!r} is no address such as tcp://host:8786, and no file that "
+            "`dask scheduler --scheduler-file` has written"
+        )
+    try:
+        client = distributed.Client(**how, timeout="60s")
+    except (OSError, TimeoutError, ValueError) as error:
+        raise CosmofieldsError(f"No Dask scheduler answers at {scheduler!r}: {error}") from error
+    with client:
+        yield
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from .catalog import to_redshift_space
+    from .readers import open_catalog
+    from .reconstruction import reconstruct
+
+    halos = open_catalog(
+        args.catalog if len(args.catalog) > 1 else args.catalog[0],
+        box_size=args.box_size,
+        redshift=args.redshift,
+        cosmology=args.cosmology,
+        los=args.los if args.redshift_space else None,
+        position=args.position,
+        velocity=args.velocity,
+        mass=args.mass,
+        group=args.group,
+    )
+    with _client(args.scheduler):
+        reconstruct(
+            halos if args.redshift_space else to_redshift_space(halos, args.los),
+            args.out,
+            n_grid=args.n_grid,
+            model=args.model,
+            memory=args.memory,
+            device=args.device,
+            precision=args.precision,
+            allow_mismatch=args.allow_mismatch,
+        )
+    print(args.out)
+
+
 def config_of(args: argparse.Namespace) -> TrainingConfig:
     """Training configuration of the arguments of ``cosmofields train``."""
     from .training import TrainingConfig
@@ -118,7 +219,7 @@ def _train(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code: 0, or 2 for input that cannot be used."""
     args = _parser().parse_args(argv)
-    verb = {"demo": _demo, "info": _info, "train": _train}[args.verb]
+    verb = {"demo": _demo, "info": _info, "predict": _predict, "train": _train}[args.verb]
     try:
         verb(args)
     except CosmofieldsError as error:

@@ -30,11 +30,15 @@ log = logging.getLogger("cosmofields")
 
 
 class Machine(NamedTuple):
-    """Where a graph will run: worker processes, threads of each, bytes each may fill."""
+    """Where a graph will run: processes, threads of each, bytes that each may fill.
+
+    ``remote``: they are the workers of a client, not this process.
+    """
 
     workers: int
     threads: int
     memory: int
+    remote: bool = False
 
 
 def machine() -> Machine:
@@ -49,7 +53,7 @@ def machine() -> Machine:
     if workers:
         limits = [w["memory_limit"] for w in workers if w["memory_limit"]]
         share = int(WORKER_SHARE * min(limits)) if limits else _available() // len(workers)
-        found = Machine(len(workers), min(w["nthreads"] for w in workers), share)
+        found = Machine(len(workers), min(w["nthreads"] for w in workers), share, remote=True)
     else:
         found = Machine(1, n_threads(), _available() // 2)
     budget = dask.config.get("cosmofields.memory", None)

@@ -91,7 +91,7 @@ def write_store(
     tree = _as_tree(obj)
     plain, encoding = encode(tree, level)
     target, final = _claim(path, overwrite)
-    attrs = {**_stamp(plain, path, title), "complete": False}
+    attrs = {**stamp(plain, path, title), "complete": False}
     plain.attrs.update(attrs)
     # The stamp is on disk before anything else: what is interrupted can be told from what is whole.
     zarr.create_group(target, attributes=attrs, zarr_format=3)
@@ -108,7 +108,7 @@ def write_store(
     )
     with ProgressBar(out=sys.stderr) if progress else nullcontext():
         pending.compute()
-    _finish(target)
+    finish(target)
     if final is not None:
         _replace(Path(target), final)
 
@@ -262,7 +262,8 @@ def _as_tree(obj: xr.Dataset | xr.DataTree) -> xr.DataTree:
     raise StoreError(f"A store holds a Dataset or a DataTree, not a {type(obj).__name__}.{hint}")
 
 
-def _stamp(tree: xr.DataTree, path: StorePath, title: str | None) -> dict[str, Any]:
+def stamp(tree: xr.DataTree, path: StorePath, title: str | None) -> dict[str, Any]:
+    """Root attributes that say what a store is, when and by what it was written."""
     names = dict.fromkeys(str(name) for node in tree.subtree for name in node.data_vars)
     return {
         **step(tree.to_dataset(), f"write_store: {Path(path).name}"),
@@ -290,7 +291,7 @@ def _claim(path: StorePath, overwrite: bool) -> tuple[str, Path | None]:
     local = None if "://" in os.fspath(path) else Path(path).resolve()
     if local and (not local.exists() or (local.is_dir() and not any(local.iterdir()))):
         return str(local), None
-    attrs = _attrs(path)
+    attrs = root_attrs(path)
     if local is None:
         if attrs is None:
             return os.fspath(path), None
@@ -301,6 +302,11 @@ def _claim(path: StorePath, overwrite: bool) -> tuple[str, Path | None]:
             "Choose another path, or remove it yourself"
         )
     if not attrs.get("complete"):
+        if "plan" in attrs["cosmofields"]:
+            raise StoreError(
+                f"'{path}' holds a reconstruction that is not finished. Make the call that began "
+                "it again, choose another path, or remove it yourself"
+            )
         shutil.rmtree(local)
         return str(local), None
     if not overwrite:
@@ -310,13 +316,13 @@ def _claim(path: StorePath, overwrite: bool) -> tuple[str, Path | None]:
     # The new data may be read, lazily, from the store that it replaces.
     beside = local.with_name(f".{local.name}.new")
     if beside.exists():
-        if "cosmofields" not in (_attrs(beside) or {}):
+        if "cosmofields" not in (root_attrs(beside) or {}):
             raise StoreError(f"'{beside}' is in the way of the new store. Remove it yourself")
         shutil.rmtree(beside)
     return str(beside), local
 
 
-def _attrs(path: StorePath) -> dict[str, Any] | None:
+def root_attrs(path: StorePath) -> dict[str, Any] | None:
     """Root attributes, or None where there is no Zarr group."""
     try:
         return dict(_open_root(path).attrs)
@@ -333,7 +339,7 @@ def _replace(new: Path, old: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _finish(path: str) -> None:
+def finish(path: str) -> None:
     """Consolidate the metadata, and then say in one write that the store is whole."""
     with warnings.catch_warnings():
         # Without consolidated metadata it is the plain open that warns, every time.

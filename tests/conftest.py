@@ -212,3 +212,45 @@ def no_computes() -> Callable[[], AbstractContextManager[None]]:
             yield
 
     return forbidding
+
+
+# --- models ---
+
+
+@pytest.fixture(scope="session")
+def make_models() -> Callable[..., Path]:
+    """Save untrained density and velocity models: ``make_models(folder, observed)``.
+
+    Their weights are random, and their card fits the box of ``observed``.
+    """
+
+    def make(folder: Path, observed: xr.Dataset) -> Path:
+        import torch
+
+        from cosmofields.unet import build, save_model
+
+        for target in ("density", "velocity"):
+            torch.manual_seed(1)
+            model = build("residual", target, n_bins=4, widths=[4, 4, 4])
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    scale = 0.05 if "final" in name else 0.1
+                    parameter.add_(scale * torch.randn_like(parameter))
+            card = {
+                "name": f"random-{target}",
+                "target": target,
+                "architecture": {"name": "residual", "options": model.options},
+                "trained_for": {
+                    "cell_size": observed.recon.grid.cell_size[0],
+                    "number_density": list(observed.halo_density.attrs["number_density"]),
+                    "weighting": "mass",
+                    "space": "redshift",
+                    "redshift": observed.attrs["redshift"],
+                    "cosmology": observed.attrs["cosmology"],
+                },
+                "linear_bias": {"mass_bins": [3.0, 1.5, 1.2, 1.1], "all_by_number": [1.3]},
+            }
+            save_model(model, card, folder)
+        return folder
+
+    return make

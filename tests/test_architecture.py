@@ -23,6 +23,7 @@ LAYERS = [
     "cosmology",
     "encoding",
     "store",
+    "stages",
     "kernels",
     "catalog",
     "readers",

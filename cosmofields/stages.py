@@ -1,0 +1,217 @@
+"""A store that is filled in stages: a template first, then regions, with a ledger of what is done.
+
+Workers write whole chunks (zarr's local store renames a finished file into place) and then tick off
+the task, so that a run that dies loses the tasks in flight and nothing else.  The ledger is a group
+of the store, one array per stage and one chunk per task, until the store is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+import zarr
+from dask.base import compute
+from dask.diagnostics.progress import ProgressBar
+from numpy.typing import NDArray
+
+from .conventions import StoreError, listing
+from .encoding import encode
+from .lazy import machine
+from .store import StorePath, finish, root_attrs, stamp
+
+LEDGER = "ledger"
+
+
+def create(
+    tree: xr.DataTree,
+    path: StorePath,
+    *,
+    plan: Mapping[str, Any],
+    stages: Mapping[str, int],
+    title: str,
+) -> None:
+    """Write the template of a store: all metadata, and the values of what is not lazy.
+
+    Parameters
+    ----------
+    tree : DataTree
+        As the store will be.  Lazy variables are left to the stages.
+    path : path or URL
+        Where nothing is yet.
+    plan : dict
+        What decides the numbers: a run goes on only if its plan is this one.
+    stages : dict of str to int
+        Number of tasks of each stage.
+    title : str
+    """
+    plain, encoding = encode(tree, level=3)
+    target = os.fspath(path)
+    root = zarr.create_group(
+        target,
+        attributes={**stamp(plain, path, title), "complete": False},
+        zarr_format=3,
+        overwrite=True,  # a template that was cut short; `state` refused everything else
+    )
+    attrs: dict[str, Any] = dict(root.attrs)
+    plain.attrs.update(attrs)
+    plain.to_zarr(
+        target,
+        mode="a",
+        encoding=encoding,
+        consolidated=False,
+        write_inherited_coords=True,
+        compute=False,
+        zarr_format=3,
+        write_empty_chunks=True,
+    )
+    ledger = root.require_group(LEDGER)
+    for stage, n in stages.items():
+        ledger.create_array(
+            stage,
+            shape=(n,),
+            chunks=(1,),
+            dtype=np.uint8,
+            fill_value=0,
+            compressors=None,
+            dimension_names=(f"{stage}_task",),
+            attributes={"long_name": "1 for a task that is done"},
+        )
+    # Last: without a plan, a template was cut short and is written anew.
+    root.update_attributes({"cosmofields": {**attrs["cosmofields"], "plan": dict(plan)}})
+
+
+def plan_of(path: StorePath) -> dict[str, Any] | None:
+    """Plan of the store at ``path``; None if there is no store, or one without a plan."""
+    found = (root_attrs(path) or {}).get("cosmofields")
+    return dict(found["plan"]) if isinstance(found, Mapping) and "plan" in found else None
+
+
+def state(path: StorePath, plan: Mapping[str, Any]) -> str:
+    """What is at ``path``: ``"nothing"``, a store of this plan that is ``"begun"`` or ``"whole"``.
+
+    Raises
+    ------
+    StoreError
+        If the path holds something else, or a store of another plan; it names what differs.
+    """
+    local = None if "://" in os.fspath(path) else Path(path)
+    attrs = root_attrs(path)
+    if attrs is None:
+        if local is not None and local.exists() and (local.is_file() or any(local.iterdir())):
+            raise StoreError(
+                f"'{path}' is taken by something that is no cosmofields store, so it is left "
+                "alone. Choose another path, or remove it yourself"
+            )
+        return "nothing"
+    there = plan_of(path)
+    if there is None:
+        if "cosmofields" in attrs and not attrs.get("complete"):
+            return "nothing"  # a template that was cut short
+        raise StoreError(
+            f"'{path}' is a store that no reconstruction wrote. Choose another path, or remove it "
+            "yourself"
+        )
+    wrong = [
+        f"{key} {plan.get(key)!r} against {there.get(key)!r} there"
+        for key in dict.fromkeys([*plan, *there])
+        if plan.get(key) != there.get(key)
+    ]
+    if wrong:
+        raise StoreError(
+            f"'{path}' holds another reconstruction: {listing(wrong)}. Make the same call to go on "
+            "with it, choose another path, or remove it yourself"
+        )
+    return "whole" if attrs.get("complete") else "begun"
+
+
+def pending(path: StorePath, stage: str) -> list[int]:
+    """Tasks of a stage that are not ticked off."""
+    root = zarr.open_group(os.fspath(path), mode="r")
+    if LEDGER not in root:  # all were, and the last call died while it finished the store
+        return []
+    ledger = np.asarray(root[f"{LEDGER}/{stage}"])
+    return [int(i) for i in np.flatnonzero(ledger == 0)]
+
+
+def tick(path: StorePath, stage: str, task: int) -> None:
+    """Say that a task is done: what it wrote is on disk."""
+    zarr.open_array(os.fspath(path), path=f"{LEDGER}/{stage}", mode="r+")[task] = 1
+
+
+def close(path: StorePath) -> None:
+    """Remove the ledger and say that the store is whole."""
+    root = zarr.open_group(os.fspath(path), mode="r+")
+    if LEDGER in root:
+        del root[LEDGER]
+    finish(os.fspath(path))
+
+
+class Target:
+    """An array of a store to write regions of: opened in the task that writes, whichever worker's.
+
+    Parameters
+    ----------
+    path : path or URL
+        Of the store.
+    name : str
+        Of the array, e.g. ``"linear/velocity"``.
+    """
+
+    def __init__(self, path: StorePath, name: str) -> None:
+        self.path = os.fspath(path)
+        self.name = name
+
+    def __setitem__(self, window: Any, values: NDArray[Any]) -> None:
+        """Write whole chunks, also such as hold zeros alone: one that is not there was lost."""
+        array = zarr.open_array(self.path, path=self.name, mode="r+")
+        array.with_config({"write_empty_chunks": True})[window] = values
+
+
+def read(path: StorePath, name: str) -> Any:
+    """Array of a store that may not be whole yet, to be read by regions."""
+    return zarr.open_array(os.fspath(path), path=name, mode="r")
+
+
+def open_group(path: StorePath, group: str) -> xr.Dataset:
+    """Group of a store that may not be whole yet, lazily."""
+    return xr.open_zarr(os.fspath(path), group=group, consolidated=False, chunks={})
+
+
+def write(path: StorePath, group: str, ds: xr.Dataset, names: Sequence[str]) -> Any:
+    """Delayed: write the lazy variables ``names`` of a Dataset, whole chunk by whole chunk."""
+    places = [f"{group}/{name}" for name in names]
+    arrays = [
+        ds[name].data.rechunk(read(path, place).chunks)
+        for name, place in zip(names, places, strict=True)
+    ]
+    # dask's stubs know arrays only, though it asks for no more than __setitem__.
+    targets: Any = [Target(path, place) for place in places]
+    return da.store(arrays, targets, lock=False, compute=False)
+
+
+def run(tasks: Sequence[Any], *, progress: bool) -> None:
+    """Compute delayed tasks for what they do, with a bar: on threads, or on a client's workers."""
+    if not machine().remote:
+        with ProgressBar(out=sys.stderr) if progress else nullcontext():
+            compute(*tasks)
+        return
+    import distributed
+
+    client = distributed.default_client()
+    futures = client.compute(list(tasks))
+    try:
+        if progress:
+            with redirect_stdout(sys.stderr):
+                distributed.progress(futures, notebook=False)
+        client.gather(futures)
+    except BaseException:
+        client.cancel(futures)  # or the workers would go on without us
+        raise

@@ -7,16 +7,20 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# `make bench NAMES="cic fft"`: some of the benchmarks; default: all but the long ones
+NAMES ?=
+
 # `make train BOXES="a.h5 b.h5" VALIDATION=c.h5`
 BOXES      ?=
 VALIDATION ?=
 
 RUN_EXTRAS := train,plot
 DEV_EXTRAS := train,tune,plot,io,hpc,dev
+BENCH_EXTRAS := plot,hpc,bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint typecheck format train clean
+.PHONY: help demo test lint typecheck format train bench slurm clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +54,12 @@ train: ## train both steps: make train BOXES="a.h5 b.h5" VALIDATION=c.h5
 	@$(MAKE) --no-print-directory $(VENV)/run.stamp
 	$(BIN)/cosmofields train density --boxes $(BOXES) --validation $(VALIDATION)
 	$(BIN)/cosmofields train velocity --boxes $(BOXES) --validation $(VALIDATION) --steps 3500
+
+bench: $(VENV)/bench.stamp ## side by side with other packages: benchmarks/latest.json and the table in docs/performance.md
+	$(BIN)/python -m benchmarks $(NAMES); status=$$?; $(BIN)/python -m benchmarks --table; exit $$status
+
+slurm: $(VENV)/dev.stamp ## the tests of a real Slurm cluster on this machine (needs slurm-wlm and munge, and root)
+	tests/slurm/run.sh
 
 clean: ## remove .venv, caches, builds and demo-output
 	rm -rf $(VENV) build dist demo-output .pytest_cache .hypothesis .mypy_cache .ruff_cache
@@ -85,6 +95,10 @@ endef
 $(VENV)/run.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,$(RUN_EXTRAS))
 	@touch $@
+
+$(VENV)/bench.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,$(BENCH_EXTRAS))
+	@touch $(VENV)/run.stamp $@
 
 # dev includes run.
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .conventions import AXES, CosmofieldsError, require_extra
 
@@ -52,15 +52,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("catalog", nargs="+", help="HDF5 files or a Zarr store of the halos")
     predict.add_argument("--out", required=True, metavar="STORE", help="Zarr store to write")
-    predict.add_argument("--los", choices=AXES, default="z", help="line of sight (default: z)")
+    predict.add_argument(
+        "--los", choices=AXES, help="line of sight (default: the catalogue's own, or z)"
+    )
     predict.add_argument(
         "--redshift-space",
         action="store_true",
-        help="positions are in redshift space; default: shift them by their velocity",
+        help="positions are in redshift space, though the catalogue does not say so; default: "
+        "shift them by their velocity",
     )
-    for name, unit in (("box-size", "Mpc/h"), ("redshift", "")):
-        told = f"{unit}; " if unit else ""
-        predict.add_argument(f"--{name}", type=float, help=f"{told}default: the file's own")
+    predict.add_argument(
+        "--box-size", type=float, nargs="+", help="one side or three, Mpc/h; default: the file's"
+    )
+    predict.add_argument("--redshift", type=float, help="default: the file's own")
     predict.add_argument(
         "--cosmology",
         type=_cosmology,
@@ -70,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("position", "velocity", "mass"):
         predict.add_argument(f"--{name}", help="dataset in the file; default: by its usual name")
     predict.add_argument("--group", help="group of the file that holds the halos")
-    predict.add_argument("--n-grid", type=int, help="cells a side; default: the model's cell size")
+    predict.add_argument(
+        "--n-grid", type=int, nargs="+", help="cells, one side or three; default: by the model"
+    )
     predict.add_argument("--model", default="default", help="directory of saved models")
     predict.add_argument("--memory", help="of one process, e.g. '6 GB'; default: half of the free")
     predict.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
@@ -84,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--scheduler",
         help="address of a Dask scheduler, or the file that it wrote; default: local threads",
+    )
+    predict.add_argument(
+        "--workers", type=int, default=1, help="of the scheduler's, to wait for (default: 1)"
     )
 
     train = verbs.add_parser(
@@ -133,12 +142,22 @@ def _info(args: argparse.Namespace) -> None:
 
 def _cosmology(text: str) -> dict[str, float]:
     """Parameters of ``Omega_m=0.3,h=0.7``."""
-    pairs = (pair.split("=") for pair in text.split(","))
-    return {key.strip(): float(value) for key, value in pairs}
+    try:
+        pairs = [pair.split("=") for pair in text.split(",")]
+        return {key.strip(): float(value) for key, value in pairs}
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; expected Omega_m=0.268,h=0.71,Omega_b=0.0445,n_s=0.968,sigma8=0.83"
+        ) from None
+
+
+def _one_or_three(values: list[Any] | None) -> Any:
+    """A single number as such; what is no list of three is refused where it is used."""
+    return values[0] if values and len(values) == 1 else values
 
 
 @contextmanager
-def _client(scheduler: str | None) -> Iterator[None]:
+def _client(scheduler: str | None, workers: int) -> Iterator[None]:
     """Let dask work on the scheduler of this address or file; on threads for None."""
     if scheduler is None:
         yield
@@ -155,6 +174,8 @@ def _client(scheduler: str | None) -> Iterator[None]:
     except (OSError, TimeoutError, ValueError) as error:
         raise CosmofieldsError(f"No Dask scheduler answers at {scheduler!r}: {error}") from error
     with client:
+        # The plan counts those that are there.
+        client.wait_for_workers(workers)
         yield
 
 
@@ -165,7 +186,7 @@ def _predict(args: argparse.Namespace) -> None:
 
     halos = open_catalog(
         args.catalog if len(args.catalog) > 1 else args.catalog[0],
-        box_size=args.box_size,
+        box_size=_one_or_three(args.box_size),
         redshift=args.redshift,
         cosmology=args.cosmology,
         los=args.los if args.redshift_space else None,
@@ -174,11 +195,19 @@ def _predict(args: argparse.Namespace) -> None:
         mass=args.mass,
         group=args.group,
     )
-    with _client(args.scheduler):
+    if halos.attrs.get("space") != "redshift":
+        if args.redshift_space:
+            raise CosmofieldsError("--redshift-space needs --los: along which axis?")
+        halos = to_redshift_space(halos, args.los or "z")
+    elif args.los not in (None, halos.attrs["los"]):
+        raise CosmofieldsError(
+            f"--los {args.los}, but the catalogue is in redshift space along {halos.attrs['los']}"
+        )
+    with _client(args.scheduler, args.workers):
         reconstruct(
-            halos if args.redshift_space else to_redshift_space(halos, args.los),
+            halos,
             args.out,
-            n_grid=args.n_grid,
+            n_grid=_one_or_three(args.n_grid),
             model=args.model,
             memory=args.memory,
             device=args.device,

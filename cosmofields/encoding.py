@@ -51,7 +51,7 @@ def encode(tree: xr.DataTree, level: int) -> tuple[xr.DataTree, dict[str, dict[A
         groups[node.path] = xr.Dataset(
             {name: variables[name] for name in ds.data_vars},
             {name: variables[name] for name in ds.coords},
-            _json_attrs(ds.attrs, f"group {node.path}"),
+            json_attrs(ds.attrs, f"group {node.path}"),
         )
         encoding[node.path] = {
             name: _encoding(name, var, name in ds.coords, level) for name, var in variables.items()
@@ -66,7 +66,7 @@ def _on_disk(name: Hashable, ds: xr.Dataset) -> xr.Variable:
     var = ds.variables[name].copy(deep=False)
     # What another file used (chunks, shards, scale factors) does not fit this one.
     var.encoding = {}
-    var.attrs = _json_attrs(var.attrs, f"`{name}`")
+    var.attrs = json_attrs(var.attrs, f"`{name}`")
     if name in ds.data_vars and _is_field(var) and var.dtype == np.float64:
         var = var.astype(np.float32)
     if var.dtype.kind == "U":
@@ -110,7 +110,8 @@ def _encoding(name: Hashable, var: xr.Variable, is_coord: bool, level: int) -> d
     return encoding
 
 
-def _json_attrs(attrs: Mapping[Any, Any], where: str) -> dict[str, Any]:
+def json_attrs(attrs: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """Attributes as JSON holds them, or :class:`StoreError` naming the one that it cannot."""
     plain = {}
     for key, value in attrs.items():
         if key == "cosmology" and value is not None and not isinstance(value, Mapping):

@@ -47,9 +47,14 @@ def machine() -> Machine:
     Raises
     ------
     CosmofieldsError
-        If ``cosmofields.memory`` in dask's configuration is no amount of memory.
+        If ``cosmofields.memory`` in dask's configuration is no amount of memory, or the client has
+        no worker yet, whose memory could be asked for.
     """
     workers = _workers()
+    if workers is not None and not workers:
+        raise CosmofieldsError(
+            "The Dask client has no worker yet: client.wait_for_workers(1) first, or more of them"
+        )
     if workers:
         limits = [w["memory_limit"] for w in workers if w["memory_limit"]]
         share = int(WORKER_SHARE * min(limits)) if limits else _available() // len(workers)
@@ -89,15 +94,15 @@ def n_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _workers() -> list[dict[str, Any]]:
-    """What the scheduler says of the workers that dask would use; none on local threads."""
+def _workers() -> list[dict[str, Any]] | None:
+    """What the scheduler says of the workers that dask would use; None for local threads."""
     distributed = sys.modules.get("distributed")
     if distributed is None or dask.config.get("scheduler", None) != "dask.distributed":
-        return []
+        return None
     try:
         client = distributed.default_client()
     except ValueError:
-        return []
+        return None
     return list(client.scheduler_info(n_workers=-1)["workers"].values())
 
 

@@ -154,7 +154,7 @@ def large_scale_bias(
     def total(spectrum: xr.Dataset) -> float:
         return float(np.nansum(spectrum["power"].values * weight))
 
-    shares, _ = _tracers(field)
+    shares, _ = tracers(field)
     cross = [total(power_spectrum(field.isel(mass_bin=i), density)) for i in range(len(shares))]
     return np.array(cross) / shares.values / total(matter)
 
@@ -193,7 +193,7 @@ def redshift_space_bias(observed: xr.Dataset, *, k_max: float = 0.1) -> NDArray[
     cosmology.require_power()
     f = _growth_rate(field)
     ratios = []
-    share, noise = (coord.values for coord in _tracers(field))
+    share, noise = (coord.values for coord in tracers(field))
     for i in range(len(share)):
         spectrum = power_spectrum(field.isel(mass_bin=i))
         weight = _modes_below(spectrum, k_max)
@@ -215,7 +215,7 @@ def _modes_below(spectrum: xr.Dataset, k_max: float) -> NDArray[np.int64]:
     return modes
 
 
-def _tracers(field: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+def tracers(field: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     """Share of the weight and shot noise of each mass bin."""
     for name in ("share", "shot_noise"):
         if name not in field.coords:
@@ -292,7 +292,7 @@ def _linear(
     from .kernels import modes
 
     # Coordinates of a store are lazy too.
-    share, noise = (coord.data for coord in _tracers(field))
+    share, noise = (coord.data for coord in tracers(field))
     terms = partial(_filter_terms, bias=values, f=f)
     weights = whole_box(terms, share, noise, shape=(5, field.sizes["mass_bin"]), dtype=np.float64)
     table: Any = partial(_power_table, cosmology, z)

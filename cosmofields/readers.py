@@ -194,6 +194,10 @@ def _scan(
         "cosmology": here.get("cosmology") or {k: here[k] for k in PARAMETERS if k in here} or None,
         "los": here.get("los") if here.get("space") == "redshift" else None,
     }
+    if None not in (facts["los"], given["los"]) and facts["los"] != given["los"]:
+        raise CatalogError(
+            f"los={given['los']!r}, but {path!r} is in redshift space along {facts['los']}"
+        )
     facts.update({key: value for key, value in given.items() if value is not None})
     return _File(path, chosen, facts, _provenance(here))
 

@@ -10,8 +10,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,10 +22,11 @@ from typing import Any
 import dask
 import dask.array as da
 import numpy as np
+import scipy.fft
 import xarray as xr
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from zarr.storage import MemoryStore
 
 from . import engine, stages
 from .catalog import row_dim, select
@@ -34,18 +35,22 @@ from .conventions import (
     FIELDS,
     CatalogError,
     Grid,
+    StoreError,
     attribute,
     box_facts,
     box_lengths,
     derived,
+    is_lazy,
     label,
     periodic_grid,
+    variable,
 )
 from .cosmology import cosmology_of
+from .encoding import json_attrs
 from .inference import axes_to_los_last, check_box, turn, vector_channels
 from .kernels import tiles
 from .lazy import CHUNK, chunk_shape, log, machine
-from .linear import linear_theory
+from .linear import linear_theory, tracers
 from .painting import paint
 from .store import StorePath, open_store, side_text
 from .unet import FieldModel, load_model
@@ -53,6 +58,15 @@ from .unet import FieldModel, load_model
 # Rows of a catalogue that one painting task takes: 24 MB of positions and masses.
 ROWS = 2**20
 _COLUMNS = ("position", "mass", "mass_bin")
+# Stage that writes each array.
+WRITERS = {
+    "observed/halo_density": "observed",
+    "linear/density": "linear",
+    "linear/velocity": "linear",
+    "reconstructed/density": "density",
+    "reconstructed/velocity": "velocity",
+    "reconstructed/momentum": "velocity",
+}
 
 
 @dataclass(frozen=True)
@@ -93,8 +107,9 @@ def reconstruct(
 
     The stages (paint, linear theory, density network, velocity network) run out of core on
     whatever scheduler Dask has: threads, or the workers of the current ``distributed.Client``.
-    What is done is on disk: a call that died, made again, goes on where it stopped, and the result
-    has the bits of an undisturbed one.  A call whose result is whole only opens it.
+    What is done is on disk: a call that died, made again, goes on where it stopped.  With the same
+    memory and the like workers its result has the bits of an undisturbed one; else it agrees to
+    rounding.  A call whose result is whole only opens it.  One call at a time may write a store.
 
     Parameters
     ----------
@@ -131,6 +146,8 @@ def reconstruct(
         If the tracers are in real space, or do not suit the model; before anything is written.
     """
     say = console or Console(stderr=True, quiet=not progress)
+    # Workers may stand in another directory.
+    store = os.fspath(store) if "://" in os.fspath(store) else os.path.abspath(store)
     budget = {} if memory is None else {"cosmofields.memory": memory}
     with dask.config.set(budget):
         models, cards = {}, {}
@@ -141,30 +158,24 @@ def reconstruct(
             if not allow_mismatch:
                 check_box(observed, cards[target], network.coarsest)
         cosmology_of(observed).require_power()
-        job = _job(observed, store, models, cards, device=device, precision=precision)
-        plan = _plan(job, observed)
-        found = stages.state(store, plan)
-        if found == "whole":
-            say.print(f"{store} is whole already")
-            return _opened(store)
-        say.print(_description(job, found))
-        if found == "nothing":
-            with _timed(say, "store: template, halos"):
-                stages.create(
-                    _template(job, halos, observed),
-                    store,
-                    plan=plan,
-                    stages=job.counts,
-                    title=job.title,
-                )
-        for stage in job.counts:
-            left = stages.pending(store, stage)
-            if left:
-                done = job.counts[stage] - len(left)
-                what = f"{stage}: {done} of {job.counts[stage]} tiles were there" if done else stage
-                with _timed(say, what):
-                    _run(job, stage, left, observed, progress=progress)
-        stages.close(store)
+        with stages.alone(store):
+            job = _job(observed, store, models, cards, device=device, precision=precision)
+            plan = _plan(job, halos, observed)
+            found = stages.state(store, plan)
+            if found == "whole":
+                say.print(f"{store} is whole already", markup=False, soft_wrap=True)
+            else:
+                if not say.quiet:
+                    say.print(_description(job, found))
+                if found == "nothing":
+                    with _timed(say, "store: template, halos"):
+                        template = _template(job, halos, observed)
+                        stages.create(
+                            template, store, plan=plan, stages=job.counts, title=job.title
+                        )
+                for stage in job.counts:
+                    _do(job, stage, observed, say)
+                stages.close(store, WRITERS)
     return _opened(store)
 
 
@@ -182,7 +193,9 @@ def _tracers(
 ) -> tuple[xr.Dataset | None, xr.Dataset]:
     """Selected catalogue (None for painted fields), and the lazy halo fields."""
     if "halo_density" in source:
-        return None, source[["halo_density"]]
+        field = variable(source, "halo_density")
+        tracers(field)
+        return None, source[["halo_density"]].assign(halo_density=field.astype(np.float32))
     dim = row_dim(source)
     if source.attrs.get("space") != "redshift":
         raise CatalogError(
@@ -213,6 +226,7 @@ def _job(
     precision: str,
 ) -> _Job:
     grid = periodic_grid(observed, what="reconstruct")
+    device = str(engine.resolve_device(device))
     # What was begun goes on as it began, also where there is less memory or another processor.
     begun = stages.plan_of(store) or {}
     if precision == "auto":
@@ -225,6 +239,13 @@ def _job(
         target: engine.plan(model, grid.shape, memory, tile=tile.get(target), **options)
         for target, model in models.items()
     }
+    for target, one in plans.items():
+        if one.nbytes > memory and target in tile:
+            raise StoreError(
+                f"'{store}' was begun with tiles of {' x '.join(map(str, one.tile))} cells of the "
+                f"{target} network. They need {one.nbytes / 1e9:.1f} GB and {memory / 1e9:.1f} GB "
+                "are allowed: give it more memory, or another store"
+            )
     return _Job(
         store=store,
         grid=grid,
@@ -238,16 +259,16 @@ def _job(
     )
 
 
-def _plan(job: _Job, observed: xr.Dataset) -> dict[str, Any]:
+def _plan(job: _Job, halos: xr.Dataset | None, observed: xr.Dataset) -> dict[str, Any]:
     """What decides the numbers, as JSON would give it back."""
-    halos = observed["halo_density"]
-    tracers = {name: np.asarray(halos[name]).tolist() for name in ("share", "shot_noise")}
+    field = observed["halo_density"]
+    found = stages.rows(halos, _COLUMNS) if halos is not None else stages.moments(field)
     plan = {
-        **box_facts(observed),
+        **json_attrs(box_facts(observed), "tracers"),
         "n_grid": job.grid.shape,
-        "weighting": halos.attrs.get("weighting"),
-        "tracers": _digest(json.dumps(tracers).encode()),
-        "models": {name: _digest(*_weights(model)) for name, model in job.models.items()},
+        "weighting": field.attrs.get("weighting"),
+        "tracers": stages.digest(*found),
+        "models": {name: stages.digest(*_weights(model)) for name, model in job.models.items()},
         "linear_bias": job.bias,
         "tiles": {name: plan.tile for name, plan in job.plans.items()},
         "precision": job.precision,
@@ -259,13 +280,6 @@ def _weights(model: FieldModel) -> Iterator[bytes]:
     for name, tensor in model.state_dict().items():
         yield name.encode()
         yield tensor.cpu().numpy().tobytes()
-
-
-def _digest(*parts: bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()[:16]
 
 
 def _template(job: _Job, halos: xr.Dataset | None, observed: xr.Dataset) -> xr.DataTree:
@@ -292,11 +306,16 @@ def _template(job: _Job, halos: xr.Dataset | None, observed: xr.Dataset) -> xr.D
 
 
 def _cut(observed: xr.Dataset) -> xr.Dataset:
-    """With lazy ``halo_density`` and its coordinates, which are small, in memory."""
+    """Lazy ``halo_density`` by the chunks of a store; its coordinates, which are small, in memory.
+
+    What is in memory goes into the template as it is.
+    """
     halos = observed["halo_density"]
-    lazy = halos.variable.chunk(dict.fromkeys(AXES, CHUNK)).data
     coords = halos.coords.to_dataset().load().coords
-    return observed.assign(halo_density=halos.copy(data=lazy)).assign_coords(coords)
+    if is_lazy(halos):
+        lazy = halos.variable.chunk(dict.fromkeys(AXES, CHUNK)).data
+        halos = halos.copy(data=lazy)
+    return observed.assign(halo_density=halos).assign_coords(coords)
 
 
 def _description(job: _Job, found: str) -> Table:
@@ -316,22 +335,50 @@ def _description(job: _Job, found: str) -> Table:
     )
     for column in ("stage", "tiles", "cells a side", "computed / kept", "memory", "time, about"):
         table.add_column(column, justify="left" if column == "stage" else "right")
-    table.add_row("observed", "", "", "", "", "")
-    table.add_row("linear", "", "", "", "", "")
-    for name, plan in job.plans.items():
-        pace = engine.seconds_per_cell(job.models[name], job.device, job.precision)
-        left = len(plan.windows) if found == "nothing" else len(stages.pending(job.store, name))
-        share = left / len(plan.windows)
-        seconds = pace * plan.cost * float(np.prod(job.grid.shape)) * share / where.workers
+    n_cells = float(np.prod(job.grid.shape))
+    left = {
+        stage: n if found == "nothing" else len(stages.pending(job.store, stage))
+        for stage, n in job.counts.items()
+    }
+    transform, write = _probe()
+    n_bins = job.models["density"].n_bins
+    shared = where.workers * where.threads
+    # Fields held at once: a mesh a bin; modes of two fields, and a real one on its way out.
+    for stage, n_fields, seconds in (
+        ("observed", n_bins, n_bins * write),
+        ("linear", 5, 6 * transform + (4 + n_bins) * write),
+    ):
+        nbytes = 4 * n_fields * n_cells / where.workers
+        spent = seconds * n_cells / shared if left[stage] else 0.0
+        table.add_row(stage, "", "", "", f"{nbytes / 1e9:.1f} GB", _minutes(spent))
+    for stage, plan in job.plans.items():
+        pace = engine.seconds_per_cell(job.models[stage], job.device, job.precision)
+        n = job.counts[stage]
+        spent = pace * plan.cost * n_cells * left[stage] / n / where.workers
         table.add_row(
-            name,
-            f"{left} of {len(plan.windows)}" if share < 1 else str(left),
+            stage,
+            str(n) if left[stage] == n else f"{left[stage]} of {n}",
             " x ".join(map(str, plan.tile)),
             f"{plan.cost:.2f}",
             f"{plan.nbytes / 1e9:.1f} GB",
-            f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s",
+            _minutes(spent),
         )
     return table
+
+
+def _probe() -> tuple[float, float]:
+    """Seconds a cell, on one core, of a Fourier transform and of writing compressed float32."""
+    block = np.random.default_rng(0).standard_normal((CHUNK,) * 3, np.float32)
+    started = time.perf_counter()
+    scipy.fft.irfftn(scipy.fft.rfftn(block))
+    transformed = time.perf_counter()
+    xr.Dataset({"block": (AXES, block)}).to_zarr(MemoryStore(), zarr_format=3, consolidated=False)
+    written = time.perf_counter()
+    return (transformed - started) / 2 / block.size, (written - transformed) / block.size
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
 
 
 # --- doing it ---
@@ -347,11 +394,24 @@ def _timed(say: Console, what: str) -> Iterator[None]:
     say.print(f"{seconds:7.1f} s  {what}", highlight=False)
 
 
+def _do(job: _Job, stage: str, observed: xr.Dataset, say: Console) -> None:
+    """What is left of a stage."""
+    left = stages.pending(job.store, stage)
+    if not left:
+        return
+    done = job.counts[stage] - len(left)
+    with _timed(say, f"{stage}: {done} of {job.counts[stage]} tiles were there" if done else stage):
+        _run(job, stage, left, observed, progress=not say.quiet and say.is_terminal)
+
+
 def _run(
     job: _Job, stage: str, left: Sequence[int], observed: xr.Dataset, *, progress: bool
 ) -> None:
     if stage == "observed":
-        stages.run([_painted(job, observed)], progress=progress)
+        painted = _painted(job, observed)
+        if is_lazy(painted):
+            write = stages.write(job.store, "observed", painted, ["halo_density"])
+            stages.run([write], progress=progress)
         stages.tick(job.store, stage, 0)
     elif stage == "linear":
         halos = stages.open_group(job.store, "observed")
@@ -378,19 +438,18 @@ def _run(
                 )
                 for i in left
             ]
-            stages.run(tasks, progress=progress)
+            # Of passes that use all cores, one runs while the next waits.
+            stages.run(tasks, progress=progress, at_once=2)
 
 
-def _painted(job: _Job, observed: xr.Dataset) -> Any:
-    """Delayed: paint, from the catalogue in the store if there is one, and write."""
+def _painted(job: _Job, observed: xr.Dataset) -> xr.Dataset:
+    """Halo fields, from the catalogue in the store if there is one."""
     try:
         halos = stages.open_group(job.store, "halos")
     except (FileNotFoundError, KeyError):
-        lazy = _cut(observed)
-    else:
-        weighting = observed["halo_density"].attrs["weighting"]
-        lazy = paint(halos, job.grid.shape, weighting=weighting)
-    return stages.write(job.store, "observed", lazy, ["halo_density"])
+        return _cut(observed)
+    weighting = observed["halo_density"].attrs["weighting"]
+    return paint(halos, job.grid.shape, weighting=weighting)
 
 
 def _tile(
@@ -405,26 +464,32 @@ def _tile(
     precision: str,
 ) -> None:
     """Read a tile with its surroundings, run the network, write whole chunks, tick it off."""
-
-    def surroundings(name: str) -> NDArray[np.float32]:
-        array = np.asarray(tiles.gather(stages.read(store, name), window, halo), np.float32)
-        return array if array.ndim > 3 else array[None]
-
+    order = axes_to_los_last(los)
     names = ["observed/halo_density"]
     if target == "velocity":
         names += ["reconstructed/density", "linear/velocity"]
-    order = axes_to_los_last(los)
-    vector = vector_channels(target)
+    shape = [window[axis].stop - window[axis].start + 2 * halo for axis in order]
     # Tiles that wait for their turn hold no memory.
     with engine.ONE_PASS:
-        inputs = np.concatenate([surroundings(name) for name in names])
-        result = engine.run_tile(model, turn(inputs, order, vector), halo, device, precision)
-    result = turn(result, [int(axis) for axis in np.argsort(order)], vector)
+        inputs = np.empty((model.n_in, *shape), np.float32)
+        at = 0
+        for name in names:
+            part = tiles.gather(stages.read(store, name), window, halo)
+            vector = vector_channels(name.split("/")[1])
+            part = turn(part if part.ndim > 3 else part[None], order, vector)
+            inputs[at : at + len(part)] = part
+            at += len(part)
+        del part
+        # Of the velocity's inputs; the density's has none, and needs none.
+        density = inputs[(slice(model.n_bins, model.n_bins + 1), *(slice(halo, -halo),) * 3)].copy()
+        result = engine.run_tile(model, inputs, halo, device, precision)
+        del inputs
+    back = [int(axis) for axis in np.argsort(order)]
     if target == "density":
-        stages.Target(store, "reconstructed/density")[window] = result[0]
+        stages.Target(store, "reconstructed/density")[window] = turn(result, back, 0)[0]
     else:
-        inner = (slice(halo, -halo),) * 3
-        density = inputs[(model.n_bins, *inner)]
-        stages.Target(store, "reconstructed/velocity")[(slice(None), *window)] = result
-        stages.Target(store, "reconstructed/momentum")[(slice(None), *window)] = result * density
+        place = (slice(None), *window)
+        stages.Target(store, "reconstructed/velocity")[place] = turn(result, back, 3)
+        result *= density
+        stages.Target(store, "reconstructed/momentum")[place] = turn(result, back, 3)
     stages.tick(store, target, task)

@@ -7,10 +7,11 @@ of the store, one array per stage and one chunk per task, until the store is who
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from dask.base import compute
 from dask.diagnostics.progress import ProgressBar
 from numpy.typing import NDArray
 
-from .conventions import StoreError, listing
+from .conventions import AXES, StoreError, listing
 from .encoding import encode
-from .lazy import machine
+from .lazy import log, machine
 from .store import StorePath, finish, root_attrs, stamp
 
 LEDGER = "ledger"
@@ -88,6 +89,30 @@ def create(
     root.update_attributes({"cosmofields": {**attrs["cosmofields"], "plan": dict(plan)}})
 
 
+def digest(*parts: bytes) -> str:
+    """Short name of content, for a plan."""
+    made = hashlib.sha256()
+    for part in parts:
+        made.update(part)
+    return made.hexdigest()[:16]
+
+
+def rows(table: xr.Dataset, names: Sequence[str]) -> Iterator[bytes]:
+    """Columns of a catalogue in memory, for :func:`digest`."""
+    for name in names:
+        yield np.ascontiguousarray(table[name].values).tobytes()
+
+
+def moments(field: xr.DataArray) -> Iterator[bytes]:
+    """Sums and coordinates by which to know a painted field again, whatever its chunks."""
+    waves = [xr.DataArray(np.cos(np.arange(field.sizes[axis])), dims=axis) for axis in AXES]
+    sums = [(field**2).sum(AXES), *((field * wave).sum(AXES) for wave in waves)]
+    for total in compute(*sums):
+        yield " ".join(f"{value:.3g}" for value in np.ravel(total)).encode()
+    for name in ("share", "shot_noise"):
+        yield np.asarray(field[name]).tobytes()
+
+
 def plan_of(path: StorePath) -> dict[str, Any] | None:
     """Plan of the store at ``path``; None if there is no store, or one without a plan."""
     found = (root_attrs(path) or {}).get("cosmofields")
@@ -134,24 +159,77 @@ def state(path: StorePath, plan: Mapping[str, Any]) -> str:
 
 def pending(path: StorePath, stage: str) -> list[int]:
     """Tasks of a stage that are not ticked off."""
-    root = zarr.open_group(os.fspath(path), mode="r")
-    if LEDGER not in root:  # all were, and the last call died while it finished the store
-        return []
-    ledger = np.asarray(root[f"{LEDGER}/{stage}"])
+    if "filled" in (root_attrs(path) or {}).get("cosmofields", {}):
+        return []  # all were, and the last call died while it finished the store
+    ledger = np.asarray(read(path, f"{LEDGER}/{stage}"))
     return [int(i) for i in np.flatnonzero(ledger == 0)]
 
 
-def tick(path: StorePath, stage: str, task: int) -> None:
-    """Say that a task is done: what it wrote is on disk."""
-    zarr.open_array(os.fspath(path), path=f"{LEDGER}/{stage}", mode="r+")[task] = 1
+def tick(path: StorePath, stage: str, task: Any, done: int = 1) -> None:
+    """Say that a task is done: what it wrote is on disk; or (0) that it is to be done again."""
+    zarr.open_array(os.fspath(path), path=f"{LEDGER}/{stage}", mode="r+")[task] = done
 
 
-def close(path: StorePath) -> None:
-    """Remove the ledger and say that the store is whole."""
-    root = zarr.open_group(os.fspath(path), mode="r+")
-    if LEDGER in root:
-        del root[LEDGER]
-    finish(os.fspath(path))
+def close(path: StorePath, writers: Mapping[str, str]) -> None:
+    """Remove the ledger and say that the store is whole.
+
+    Parameters
+    ----------
+    path : path or URL
+    writers : dict of str to str
+        Stage that writes each array.
+
+    Raises
+    ------
+    StoreError
+        If a chunk that was written is gone: its stage is to be done again.
+    """
+    target = os.fspath(path)
+    root = zarr.open_group(target, mode="r+")
+    made: dict[str, Any] = dict(root.attrs["cosmofields"])  # type: ignore[arg-type]
+    if "filled" not in made:
+        lost = []
+        for name, stage in writers.items():
+            array = read(path, name)
+            if array.nchunks_initialized < array.nchunks:
+                tick(path, stage, slice(None), done=0)
+                lost.append(name)
+        if lost:
+            raise StoreError(f"'{path}' has lost chunks of {listing(lost)}: make the call again")
+        # From here on the ledger may be there, or parts of it.
+        root.update_attributes({"cosmofields": {**made, "filled": True}})
+    zarr.create_group(target, path=LEDGER, overwrite=True, zarr_format=3)
+    del zarr.open_group(target, mode="r+")[LEDGER]
+    finish(target)
+
+
+@contextmanager
+def alone(path: StorePath) -> Iterator[None]:
+    """Hold a lock beside a local store, which the system lets go when the process dies.
+
+    Raises
+    ------
+    StoreError
+        If another process writes the store.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on this system
+        fcntl = None  # type: ignore[assignment]
+    if fcntl is None or "://" in os.fspath(path):
+        yield
+        return
+    beside = Path(path).with_name(f".{Path(path).name}.lock")
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    with beside.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"Another call is writing '{path}': wait for it, or stop it") from None
+        except OSError:
+            log.info("%s: this file system has no locks", beside)
+        yield
+        beside.unlink(missing_ok=True)  # what is whole needs none
 
 
 class Target:
@@ -197,11 +275,21 @@ def write(path: StorePath, group: str, ds: xr.Dataset, names: Sequence[str]) -> 
     return da.store(arrays, targets, lock=False, compute=False)
 
 
-def run(tasks: Sequence[Any], *, progress: bool) -> None:
-    """Compute delayed tasks for what they do, with a bar: on threads, or on a client's workers."""
+def run(tasks: Sequence[Any], *, progress: bool, at_once: int | None = None) -> None:
+    """Compute delayed tasks for what they do: on threads, or on a client's workers.
+
+    Parameters
+    ----------
+    tasks : sequence of delayed
+    progress : bool
+        Show a bar.
+    at_once : int, optional
+        On threads, tasks that may have begun: an interrupt does not call them back.
+    """
     if not machine().remote:
+        some = {} if at_once is None else {"num_workers": at_once}
         with ProgressBar(out=sys.stderr) if progress else nullcontext():
-            compute(*tasks)
+            compute(*tasks, **some)
         return
     import distributed
 

@@ -544,3 +544,10 @@ def test_wrong_contents(copy_of):
         open_box(copy_of(box_size=50.0))
     with pytest.raises(MissingAttributeError, match="Omega_m=-1.0"):
         open_box(copy_of(box_size=75.0, Omega_m=-1.0))
+
+
+def test_another_line_of_sight_than_the_files(tmp_path, tracers):
+    write_store(tracers, tmp_path / "z.zarr")
+    assert open_catalog(tmp_path / "z.zarr", los="z").attrs["los"] == "z"
+    with pytest.raises(CatalogError, match="los='x', but .* is in redshift space along z"):
+        open_catalog(tmp_path / "z.zarr", los="x")

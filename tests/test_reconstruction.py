@@ -23,6 +23,7 @@ from cosmofields.cli import main
 from cosmofields.conventions import (
     CatalogError,
     MissingAttributeError,
+    MissingVariableError,
     ModelMismatchError,
     StoreError,
 )
@@ -240,11 +241,42 @@ def test_what_cannot_be_reconstructed_leaves_nothing(
 
 
 def test_another_reconstruction_is_not_overwritten(
-    models: Path, undisturbed: Path, halos: xr.Dataset
+    models: Path, undisturbed: Path, halos: xr.Dataset, tracers: xr.Dataset
 ) -> None:
+    # The same masses elsewhere: another box.
+    moved = tracers.assign(position=tracers.position[:, ::-1].assign_coords(tracers.coords))
+    with pytest.raises(StoreError, match="tracers"):
+        reconstruct(moved, undisturbed, model=models, **OPTIONS)
     along_x = halos.recon.select().recon.to_redshift_space(los="x")
     with pytest.raises(StoreError, match="los 'x' against 'z' there"):
         reconstruct(along_x, undisturbed, model=models, **OPTIONS)
+
+
+def test_dims_of_painted_fields_may_come_in_any_order(
+    undisturbed: Path, models: Path, small: int, tmp_path: Path
+) -> None:
+    observed = cf.open_store(undisturbed)["observed"].to_dataset().load()
+    turned = observed.transpose("z", "mass_bin", "y", "x")
+    options = {"model": models, "memory": small, "precision": "float32", "progress": False}
+    reconstruct(turned, tmp_path / "a.zarr", **options)
+    np.testing.assert_array_equal(
+        cf.open_store(tmp_path / "a.zarr")["reconstructed/velocity"],
+        cf.open_store(undisturbed)["reconstructed/velocity"],
+    )
+    with pytest.raises(MissingVariableError, match="`share`"):
+        reconstruct(observed.drop_vars("share"), tmp_path / "b.zarr", **options)
+
+
+def test_what_was_begun_says_how_much_memory_it_needs(
+    models: Path, small: int, tracers: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "run", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            reconstruct(tracers, path, model=models, memory="4 GB", **OPTIONS)
+    with pytest.raises(StoreError, match="was begun with tiles of 96 x 96 x 96 cells"):
+        reconstruct(tracers, path, model=models, memory=small, **OPTIONS)
 
 
 # --- the command ---
@@ -269,6 +301,13 @@ def test_command(
     assert_same_bits(out, undisturbed)
     assert main([*arguments, "--los", "x"]) == 2
     assert "los 'x' against 'z'" in capsys.readouterr().err
+    along_x = tmp_path / "x.zarr"
+    cf.write_store(halos.recon.to_redshift_space(los="x"), along_x)
+    again = ["predict", str(along_x), *arguments[2:], "--redshift-space"]
+    assert main(again) == 2
+    assert "los 'x' against 'z'" in capsys.readouterr().err
+    assert main([*again, "--los", "z"]) == 2
+    assert "in redshift space along x" in capsys.readouterr().err
     assert main([*arguments, "--scheduler", str(tmp_path / "none.json")]) == 2
     assert "dask scheduler --scheduler-file" in capsys.readouterr().err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -14,6 +15,7 @@ from cosmofields import stages
 from cosmofields.conventions import StoreError, label, make_grid
 from cosmofields.store import describe, open_store, write_store
 
+WRITERS = {"made/density": "paint"}
 PLAN = {"n_grid": [70, 8, 8], "tile": 64, "models": {"density": "abc"}}
 GRID = make_grid((70, 8, 8), (350.0, 40.0, 40.0))
 
@@ -57,7 +59,7 @@ def test_tasks_are_ticked_off_and_the_end_is_a_whole_store(begun: Path) -> None:
     assert stages.pending(begun, "network") == [0, 2]
     assert stages.pending(begun, "paint") == [0]
     fill(begun)
-    stages.close(begun)
+    stages.close(begun, WRITERS)
     assert stages.state(begun, PLAN) == "whole"
     back = open_store(begun)
     np.testing.assert_array_equal(back["made/density"], values())
@@ -65,17 +67,58 @@ def test_tasks_are_ticked_off_and_the_end_is_a_whole_store(begun: Path) -> None:
     assert stages.LEDGER not in zarr.open_group(str(begun), mode="r")
 
 
+@pytest.mark.parametrize("step", ["create_group", "open_group", "finish"])
 def test_nothing_is_redone_if_the_end_was_cut_short(
-    begun: Path, monkeypatch: pytest.MonkeyPatch
+    step: str, begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(begun)
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "finish", lambda path: None)
-        stages.close(begun)
+        calls = []
+        place = stages if step == "finish" else zarr
+        real = getattr(place, step)
+
+        def dies(*args: Any, **kwargs: Any) -> Any:
+            calls.append(step)
+            if step != "open_group" or len(calls) == 2:
+                raise KeyboardInterrupt
+            return real(*args, **kwargs)
+
+        patch.setattr(place, step, dies)
+        with pytest.raises(KeyboardInterrupt):
+            stages.close(begun, WRITERS)
+    if step == "create_group":  # and the ledger half removed
+        (begun / stages.LEDGER / "paint" / "zarr.json").unlink()
+        (begun / stages.LEDGER / "zarr.json").unlink()
     assert stages.state(begun, PLAN) == "begun"
     assert stages.pending(begun, "paint") == stages.pending(begun, "network") == []
-    stages.close(begun)
+    stages.close(begun, WRITERS)
     assert stages.state(begun, PLAN) == "whole"
+    assert not (begun / stages.LEDGER).exists()
+    np.testing.assert_array_equal(open_store(begun)["made/density"], values())
+
+
+def test_a_chunk_that_is_gone_at_the_end_is_made_again(begun: Path) -> None:
+    fill(begun)
+    stages.tick(begun, "paint", 0)
+    stages.tick(begun, "network", 1)
+    (begun / "made" / "density" / "c" / "0" / "0" / "0").unlink()
+    with pytest.raises(StoreError, match="lost chunks of made/density: make the call again"):
+        stages.close(begun, WRITERS)
+    assert stages.pending(begun, "paint") == [0]
+    assert stages.pending(begun, "network") == [0, 2]
+
+
+def test_one_call_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    with stages.alone(path):
+        with pytest.raises(StoreError, match="Another call is writing"), stages.alone(path):
+            pass
+        other = tmp_path / "b.zarr"
+        with stages.alone(other):
+            pass
+    with stages.alone(path):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("value", [0, np.nan])
@@ -84,7 +127,7 @@ def test_every_chunk_is_written_so_that_a_lost_one_shows(begun: Path, value: flo
     target[:64] = np.full((64, 8, 8), value, np.float32)
     assert stages.read(begun, "made/density").nchunks_initialized == 1
     target[64:] = np.full((6, 8, 8), value, np.float32)
-    stages.close(begun)
+    stages.close(begun, WRITERS)
     (begun / "made" / "density" / "c" / "0" / "0" / "0").unlink()
     with pytest.raises(StoreError, match="damaged"):
         open_store(begun)

@@ -123,3 +123,21 @@ def test_gather_changes_nothing():
     for start, halo in product((0, 4), (0, 2)):
         gather(array, (slice(start, start + 4),) * 3, halo)
     np.testing.assert_array_equal(array, before)
+
+
+def test_of_a_store_no_more_is_read_than_is_returned():
+    read = []
+
+    class Stored:
+        shape, dtype, ndim = (2, 12, 10, 8), np.dtype(np.float32), 4
+
+        def __getitem__(self, of):
+            part = values[of]
+            read.append(part.size)
+            return part
+
+    values = np.random.default_rng(0).random(Stored.shape, np.float32)
+    window = (slice(0, 4), slice(4, 8), slice(4, 8))
+    found = gather(Stored(), window, 3)
+    np.testing.assert_array_equal(found, gather(values, window, 3))
+    assert sum(read) == found.size

@@ -95,13 +95,15 @@ def windows(bounds: Sequence[Sequence[tuple[int, int]]]) -> Iterator[Window]:
 def gather(array: Any, window: Window, halo: int) -> Any:
     """Window of the last three axes with ``halo`` cells around it, taken from across the boundary.
 
-    Works on numpy and dask arrays alike (a dask one stays lazy), and for a halo wider than the box.
+    Works on numpy and zarr arrays and on dask ones, which stay lazy; and for a halo wider than the
+    box.
     """
     cuts = [
         _wrapped(part.start - halo, part.stop + halo, n)
         for part, n in zip(window, array.shape[-3:], strict=True)
     ]
-    if isinstance(array, np.ndarray):  # filled in place: axis by axis it would be twice in memory
+    # Axis by axis, numpy's would be twice in memory, and of a store whole slabs would be read.
+    if not hasattr(array, "dask"):
         shape = (part.stop - part.start + 2 * halo for part in window)
         out = np.empty((*array.shape[:-3], *shape), array.dtype)
         for pieces in product(*cuts):

@@ -2,21 +2,22 @@
 
 Particles in memory are painted at once.  Those of a lazy catalogue are painted chunk by chunk, out
 of core, in one pass over them: each chunk is sorted by place, and added to the mesh in the order of
-the chunks.  Two plans: several workers each hold a whole mesh, of which the sum is taken
-(replicated); or slabs of one mesh are spread over threads or workers, and each particle moves to
-where its slab lives (exchanged).
+the chunks; few are held at a time.  Two plans: several workers each hold a whole mesh, of which the
+sum is taken (replicated); or slabs of one mesh are spread over threads or workers, and each
+particle moves to where its slab lives (exchanged).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask._task_spec import GraphNode, Task, TaskRef, convert_legacy_graph
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from dask.utils import format_bytes
@@ -38,6 +39,7 @@ from .lazy import CHUNK, chunk_shape, fits, log, machine, n_threads
 
 if TYPE_CHECKING:
     from .kernels.mesh import Sorted, Tiling
+    from .kernels.slabs import Slab
 
 WEIGHTINGS = ("mass", "number")
 # Rows that one task sorts, if chunks are smaller: fewer would not amortise a pass over the mesh.
@@ -110,7 +112,7 @@ def paint(
         columns["bins"] = halos["mass_bin"].data.astype(np.int16)
     data: Any
     if is_lazy(halos):
-        data = _lazy_sums(position, grid, columns, n_bins=n_bins, what="paint")
+        data, _ = _lazy_sums(position, grid, columns, n_bins=n_bins, what="paint")
         data = data.rechunk(chunk_shape(data.shape))
     else:
         data = _cic(position, grid, columns, n_bins=n_bins)[:, 0]
@@ -241,10 +243,7 @@ def _reach(grid: Grid) -> int:
 
 
 def _lazy_matter(position: Any, columns: dict[str, Any], grid: Grid) -> tuple[Any, Any, Any]:
-    sums = _lazy_sums(position, grid, columns, what="paint_matter")
-    total = columns["weight"].sum(dtype=np.float64) if "weight" in columns else len(position)
-    if isinstance(total, da.Array):
-        total = total.reshape(1, 1, 1, 1)
+    sums, total = _lazy_sums(position, grid, columns, what="paint_matter")
     cells = int(np.prod(grid.shape))
     scaled = da.map_blocks(_over_mean, sums, total, cells=cells, dtype=np.float32)
     reach = _reach(grid)
@@ -269,9 +268,18 @@ def _lazy_matter(position: Any, columns: dict[str, Any], grid: Grid) -> tuple[An
     )
 
 
-def _over_mean(sums: NDArray[np.float32], total: Any, cells: int) -> NDArray[np.float32]:
-    factor = cells / np.float64(np.asarray(total).item())
-    return np.multiply(sums, factor, out=np.empty_like(sums), casting="same_kind")
+def _over_mean(
+    sums: NDArray[np.float32], total: NDArray[np.float64], cells: int
+) -> NDArray[np.float32]:
+    return np.multiply(sums, cells / total, out=np.empty_like(sums), casting="same_kind")
+
+
+class _Readers(NamedTuple):
+    """Tasks that read chunks, the names of each chunk's columns, and what it starts from."""
+
+    graph: dict[Any, Any]
+    names: list[list[Any]]
+    leaves: list[list[Any]]
 
 
 class _Plan(NamedTuple):
@@ -280,6 +288,7 @@ class _Plan(NamedTuple):
     groups: list[list[int]]
     slabs: list[tuple[int, int]]
     threads: int | None  # in a task; None: those of a worker
+    ahead: int  # chunks of a group that may be held at a time
 
 
 def _plan(n_chunks: int, n_stripes: int, mesh_bytes: int, what: str) -> _Plan:
@@ -288,7 +297,7 @@ def _plan(n_chunks: int, n_stripes: int, mesh_bytes: int, what: str) -> _Plan:
     if n_chunks == 1 or (found.workers > 1 and fits(2 * mesh_bytes, f"{what}: a mesh a worker")):
         groups = [list(map(int, g)) for g in np.array_split(chunks, min(found.workers, n_chunks))]
         log.info("%s: replicated, %d meshes of %s", what, len(groups), format_bytes(mesh_bytes))
-        return _Plan(groups, [(0, n_stripes)], None)
+        return _Plan(groups, [(0, n_stripes)], None, found.threads + 1)
     wanted = max(SLABS * found.workers * found.threads, -(-8 * mesh_bytes // found.memory))
     parts = np.array_split(np.arange(n_stripes), min(wanted, n_stripes))
     slabs = [(int(part[0]), int(part[-1]) + 1) for part in parts]
@@ -298,55 +307,52 @@ def _plan(n_chunks: int, n_stripes: int, mesh_bytes: int, what: str) -> _Plan:
         len(slabs),
         format_bytes(mesh_bytes),
     )
-    return _Plan([list(map(int, chunks))], slabs, 1)
+    return _Plan([list(map(int, chunks))], slabs, 1, found.workers * found.threads + 1)
 
 
 def _lazy_sums(
     position: Any, grid: Grid, columns: dict[str, Any], *, n_bins: int = 1, what: str
-) -> da.Array:
-    """Lazy sums (bin and field, x, y, z), in blocks of whole planes; a task for each step."""
+) -> tuple[da.Array, da.Array]:
+    """Lazy sums (bin and field, x, y, z), in blocks of whole planes, and the sum of the weights."""
     from .kernels.mesh import Sorted, sum_type, tiling
+    from .kernels.slabs import assemble, planes_of, shared
 
     position = da.asarray(position)
     rows = _merged(position.chunks[0])
-    position = position.rechunk((rows, -1))
-    columns = {
-        name: da.asarray(column).rechunk((rows, -1)[: column.ndim])
-        for name, column in columns.items()
-    }
-    n_fields = 4 if "vector" in columns else 1
-    tiles = tiling(grid.shape, grid.lengths, n_fields=n_fields, n_bins=n_bins)
+    sources = [position.rechunk((rows, -1))]
+    sources += [da.asarray(c).rechunk((rows, -1)[: c.ndim]) for c in columns.values()]
+    leading = (n_bins, 4 if "vector" in columns else 1)
+    tiles = tiling(grid.shape, grid.lengths, n_fields=leading[1], n_bins=n_bins)
     dtype = np.dtype(sum_type(len(position), grid.shape))
-    leading = (n_bins, n_fields)
-    mesh_bytes = dtype.itemsize * n_bins * n_fields * int(np.prod(grid.shape))
+    mesh_bytes = dtype.itemsize * int(np.prod(leading)) * int(np.prod(grid.shape))
     plan = _plan(len(rows), tiles.n_stripes, mesh_bytes, what)
 
-    token = tokenize(position, columns, grid, n_bins, plan)
+    token = tokenize(sources, tuple(columns), grid, n_bins, plan)
     key = f"paint-{token}"
-    graph: dict[Any, Any] = {}
-    sources: list[Any] = [position, *columns.values()]
+    readers = _readers(sources, len(rows), key)
+    graph = readers.graph
     place = partial(
         _sorted, tiles=tiles, names=tuple(columns), lengths=grid.lengths, threads=plan.threads
     )
-    for j in range(len(rows)):
-        chunks = [(c.name, j, 0)[: 1 + c.ndim] for c in sources]
-        graph[f"sort-{key}", j] = (place, *chunks)
+    for j, names in enumerate(readers.names):
+        graph[f"sort-{key}", j] = (place, *names)
+        graph[f"weight-{key}", j] = (_weight, (f"sort-{key}", j))
     for g, group in enumerate(plan.groups):
         for s, slab in enumerate(plan.slabs):
-            accumulate = partial(
-                _accumulate,
-                tiles=tiles,
-                slab=slab,
-                leading=leading,
-                dtype=dtype,
-                threads=plan.threads,
-            )
+            add = partial(_accumulate, tiles=tiles, stripes=slab, leading=leading, dtype=dtype)
             done: Any = None
             for step, j in enumerate(group):
                 graph[f"part-{key}", j, s] = (Sorted.stripes, (f"sort-{key}", j), *slab)
-                task = partial(accumulate, step=step)
+                task = partial(add, step=step, threads=plan.threads)
                 graph[f"sum-{key}", g, s, step] = (task, done, (f"part-{key}", j, s))
                 done = (f"sum-{key}", g, s, step)
+        # Readers outrun the painting of a crowded slab: each waits for the chunks well before it.
+        for step, j in enumerate(group[plan.ahead :]):
+            ticks = [(f"tick-{key}", g, s, step) for s in range(len(plan.slabs))]
+            graph.update({tick: (_nothing, (f"sum-{key}", *tick[1:])) for tick in ticks})
+            graph[f"gate-{key}", g, step] = (_nothing, ticks)
+            for leaf in readers.leaves[j]:
+                graph[leaf] = Task(leaf, _after, graph[leaf], TaskRef((f"gate-{key}", g, step)))
     blocks = _blocks(grid.shape[0])
     low = 0
     for b, n in enumerate(blocks):
@@ -355,11 +361,11 @@ def _lazy_sums(
             pieces, places = [], []
             for s, slab in enumerate(plan.slabs):
                 last = (f"sum-{key}", g, s, len(group) - 1)
-                for i, (planes, to) in enumerate(_shared(tiles, slab, low, low + n)):
+                for i, (planes, to) in enumerate(shared(tiles, slab, low, low + n)):
                     pieces.append((f"piece-{key}", g, s, b, i))
                     places.append(to)
-                    graph[pieces[-1]] = (partial(_planes, planes=planes), last)
-            whole = partial(_assemble, places=places, shape=(*leading, n, *grid.shape[1:]))
+                    graph[pieces[-1]] = (partial(planes_of, planes=planes), last)
+            whole = partial(assemble, places=places, shape=(*leading, n, *grid.shape[1:]))
             graph[f"block-{key}", g, b] = (whole, pieces)
             terms.append((f"block-{key}", g, b))
         while len(terms) > 1:
@@ -368,9 +374,14 @@ def _lazy_sums(
             graph.update({name: (_total, pair) for name, pair in zip(terms, pairs, strict=True)})
         graph[key, 0, b, 0, 0] = (_flat, terms[0])
         low += n
-    layers = HighLevelGraph.from_collections(key, graph, sources)
-    shape = ((n_bins * n_fields,), blocks, *((n,) for n in grid.shape[1:]))
-    return da.Array(layers, key, shape, dtype=np.float32)
+    weights = [(f"weight-{key}", j) for j in range(len(rows))]
+    total = f"total-{key}"
+    layers = HighLevelGraph(
+        {key: graph, total: {(total, 0, 0, 0, 0): (_whole, weights)}}, {key: set(), total: {key}}
+    )
+    shape = ((int(np.prod(leading)),), blocks, *((n,) for n in grid.shape[1:]))
+    sums = da.Array(layers, key, shape, dtype=np.float32)
+    return sums, da.Array(layers, total, ((1,),) * 4, dtype=np.float64)
 
 
 def _merged(rows: Sequence[int]) -> tuple[int, ...]:
@@ -383,17 +394,38 @@ def _merged(rows: Sequence[int]) -> tuple[int, ...]:
     return tuple(out)
 
 
-def _shared(
-    tiles: Tiling, slab: tuple[int, int], low: int, high: int
-) -> Iterator[tuple[slice, int]]:
-    """Planes of a slab that lie in the block from ``low`` to ``high``, and where in it."""
-    first, last = tiles.planes(*slab)
-    start, stop = max(first, low), min(last, high)
-    if start < stop:
-        yield slice(start - first, stop - first), start - low
-    extra = last % tiles.shape[0]
-    if last - first < tiles.shape[0] and low <= extra < high:
-        yield slice(last - first, last - first + 1), extra - low
+def _readers(sources: Sequence[da.Array], n_chunks: int, key: str) -> _Readers:
+    """Optimised tasks of the sources' chunks, those of one chunk alone under names of their own."""
+    raw: dict[Any, Any] = {}
+    # As given, too: optimised graphs lack what is in the memory of a cluster.
+    for source in (*sources, *dask.optimize(*sources)):
+        raw.update(source.__dask_graph__())
+    tasks = {**raw, **convert_legacy_graph(raw)}
+    owners: dict[Any, set[int]] = {}
+    for j in range(n_chunks):
+        todo = [(c.name, j, 0)[: 1 + c.ndim] for c in sources]
+        while todo:
+            name = todo.pop()
+            owner = owners.setdefault(name, set())
+            if j not in owner:
+                owner.add(j)
+                todo.extend(tasks[name].dependencies if isinstance(tasks[name], GraphNode) else ())
+    own = {
+        name: (f"read-{key}", i)
+        for i, name in enumerate(owners)
+        if len(owners[name]) == 1 and isinstance(tasks[name], GraphNode)
+    }
+    graph: dict[Any, Any] = {name: raw[name] for name in owners if name not in own}
+    leaves: list[list[Any]] = [[] for _ in range(n_chunks)]
+    for name, new in own.items():
+        graph[new] = tasks[name].substitute(own, key=new)
+        if isinstance(tasks[name], Task) and not own.keys() & tasks[name].dependencies:
+            leaves[min(owners[name])].append(new)
+    names = [
+        [own.get(name, name) for name in ((c.name, j, 0)[: 1 + c.ndim] for c in sources)]
+        for j in range(n_chunks)
+    ]
+    return _Readers(graph, names, leaves)
 
 
 def _sorted(
@@ -416,75 +448,28 @@ def _sorted(
         raise
 
 
-class _Slab:
-    """Sums of the first ``count`` chunks, added to in place: a copy for each would cost more.
+def _accumulate(*args: Any, threads: int | None, **kwargs: Any) -> Slab:
+    from .kernels.slabs import accumulate
 
-    ``count`` guards the numbers: a task that is run again finds its chunk in the sums, or an error.
-    """
-
-    def __init__(self, sums: NDArray[np.floating], count: int = 0) -> None:
-        self.sums = sums
-        self.count = count
-        self.lock = Lock()
-
-    def __sizeof__(self) -> int:
-        return self.sums.nbytes
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A copy, since what is sent or spilled must not change under way.
-        with self.lock:
-            return _Slab, (self.sums.copy(), self.count)
+    return accumulate(*args, n_threads=threads or n_threads(), **kwargs)
 
 
-def _accumulate(
-    slab_sums: _Slab | None,
-    particles: Sorted,
-    *,
-    step: int,
-    tiles: Tiling,
-    slab: tuple[int, int],
-    leading: tuple[int, int],
-    dtype: np.dtype,
-    threads: int | None,
-) -> _Slab:
-    """Add the particles of chunk ``step``, once, to the sums of those before it."""
-    from .kernels.mesh import add, threaded
-
-    if slab_sums is None:
-        first, last = tiles.planes(*slab)
-        n_planes = min(last - first + 1, tiles.shape[0])
-        slab_sums = _Slab(np.zeros((*leading, n_planes, *tiles.shape[1:]), dtype))
-    with slab_sums.lock:
-        if slab_sums.count == step + 1:
-            return slab_sums
-        if slab_sums.count != step:
-            raise RuntimeError(
-                f"A slab holds {slab_sums.count} chunks where {step} were expected: a task was "
-                "interrupted or its result reused; compute again"
-            )
-        if not slab_sums.sums.flags.writeable:
-            slab_sums.sums = slab_sums.sums.copy()
-        slab_sums.count = -1
-        with threaded(threads or n_threads(), len(particles.rows)) as (_, run):
-            add(tiles, particles, slab_sums.sums, first=slab[0], run=run)
-        slab_sums.count = step + 1
-    return slab_sums
+def _weight(particles: Sorted) -> float:
+    if not particles.weighted:
+        return float(len(particles.rows))
+    return float(particles.rows[:, 3].sum(dtype=np.float64))
 
 
-def _planes(slab_sums: _Slab, planes: slice) -> NDArray[np.floating]:
-    return slab_sums.sums[:, :, planes]
+def _whole(weights: list[float]) -> NDArray[np.float64]:
+    return np.full((1, 1, 1, 1), sum(weights))
 
 
-def _assemble(
-    pieces: list[NDArray[np.floating]], places: list[int], shape: tuple[int, ...]
-) -> NDArray[np.floating]:
-    """Sum of slabs' planes, each from its place on."""
-    if len(pieces) == 1 and pieces[0].shape == shape:
-        return pieces[0]
-    out = np.zeros(shape, pieces[0].dtype)
-    for piece, place in zip(pieces, places, strict=True):
-        out[:, :, place : place + piece.shape[2]] += piece
-    return out
+def _nothing(what: Any) -> None:
+    """Stand for ``what`` as something to wait for."""
+
+
+def _after(value: Any, gate: None) -> Any:
+    return value
 
 
 def _total(terms: list[NDArray[np.floating]]) -> NDArray[np.floating]:

@@ -26,7 +26,7 @@ SCRATCH = 2**28
 # Below this many, threads cost more than they bring.
 FEW = 2**15
 # Planes of x of a tile, and the bytes of its cells: they stay in the L2 cache.
-TILE_X, TILE_BYTES = 8, 2**18
+TILE_X, TILE_BYTES = 8, 2**19
 # In float32 a value just below L can round up to L, which is a wrap and no error.
 SLACK = 1e-6
 # Up to this many particles a cell, clustered, float32 sums are right to 3e-6 in a cell and to 1e-7

@@ -74,7 +74,7 @@ def _paint(folder: str, n_grid: int) -> None:
 def _read(folder: str) -> None:
     for name in ("position", "velocity"):
         array = zarr.open_array(str(Path(folder, f"{name}.zarr")), mode="r")
-        for start in range(0, len(array), ROWS):
+        for start in range(0, array.shape[0], ROWS):
             array[start : start + ROWS]
 
 

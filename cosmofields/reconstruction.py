@@ -55,8 +55,6 @@ from .painting import paint
 from .store import StorePath, open_store, side_text
 from .unet import FieldModel, load_model
 
-# Rows of a catalogue that one painting task takes: 24 MB of positions and masses.
-ROWS = 2**20
 _COLUMNS = ("position", "mass", "mass_bin")
 # Stage that writes each array.
 WRITERS = {
@@ -213,7 +211,8 @@ def _tracers(
             model.coarsest * max(1, round(side / wanted["cell_size"] / model.coarsest))
             for side in box_lengths(source)
         ]
-    return halos, paint(halos.chunk({dim: ROWS}), n_grid, weighting=wanted["weighting"])
+    # Lazy, for its coordinates and checks: what is painted is read from the store.
+    return halos, paint(halos.chunk({dim: -1}), n_grid, weighting=wanted["weighting"])
 
 
 def _job(

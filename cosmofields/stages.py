@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from .conventions import AXES, StoreError, listing
 from .encoding import encode
 from .lazy import log, machine
-from .store import StorePath, finish, root_attrs, stamp
+from .store import StorePath, begin, finish, root_attrs, stamp
 
 LEDGER = "ledger"
 
@@ -55,24 +55,10 @@ def create(
     """
     plain, encoding = encode(tree, level=3)
     target = os.fspath(path)
-    root = zarr.create_group(
-        target,
-        attributes={**stamp(plain, path, title), "complete": False},
-        zarr_format=3,
-        overwrite=True,  # a template that was cut short; `state` refused everything else
-    )
-    attrs: dict[str, Any] = dict(root.attrs)
-    plain.attrs.update(attrs)
-    plain.to_zarr(
-        target,
-        mode="a",
-        encoding=encoding,
-        consolidated=False,
-        write_inherited_coords=True,
-        compute=False,
-        zarr_format=3,
-        write_empty_chunks=True,
-    )
+    attrs = {**stamp(plain, path, title), "complete": False}
+    # A template that was cut short goes; `state` refused everything else.
+    begin(plain, target, encoding, attrs, overwrite=True)
+    root = zarr.open_group(target, mode="r+")
     ledger = root.require_group(LEDGER)
     for stage, n in stages.items():
         ledger.create_array(

@@ -92,20 +92,7 @@ def write_store(
     plain, encoding = encode(tree, level)
     target, final = _claim(path, overwrite)
     attrs = {**stamp(plain, path, title), "complete": False}
-    plain.attrs.update(attrs)
-    # The stamp is on disk before anything else: what is interrupted can be told from what is whole.
-    zarr.create_group(target, attributes=attrs, zarr_format=3)
-    pending = plain.to_zarr(
-        target,
-        mode="a",
-        encoding=encoding,
-        consolidated=False,
-        write_inherited_coords=True,
-        compute=False,
-        zarr_format=3,
-        # A chunk that is not there is then one that was lost, whatever it held.
-        write_empty_chunks=True,
-    )
+    pending = begin(plain, target, encoding, attrs)
     with ProgressBar(out=sys.stderr) if progress else nullcontext():
         pending.compute()
     finish(target)
@@ -284,6 +271,31 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # run from a checkout
         return "unknown"
+
+
+def begin(
+    plain: xr.DataTree,
+    target: str,
+    encoding: Mapping[str, Any],
+    attrs: dict[str, Any],
+    *,
+    overwrite: bool = False,
+) -> Any:
+    """Write metadata and what is not lazy; return the delayed writing of the rest."""
+    # The stamp is on disk before anything else: what is interrupted can be told from what is whole.
+    zarr.create_group(target, attributes=attrs, zarr_format=3, overwrite=overwrite)
+    plain.attrs.update(attrs)
+    return plain.to_zarr(
+        target,
+        mode="a",
+        encoding=encoding,
+        consolidated=False,
+        write_inherited_coords=True,
+        compute=False,
+        zarr_format=3,
+        # A chunk that is not there is then one that was lost, whatever it held.
+        write_empty_chunks=True,
+    )
 
 
 def _claim(path: StorePath, overwrite: bool) -> tuple[str, Path | None]:

@@ -248,12 +248,23 @@ def periodic_grid(obj: XObject, *, what: str = "This operation") -> Grid:
     DimensionError, MissingAttributeError, NotPeriodicError
         If dims, box size or coordinates do not describe a whole periodic box.
     """
+    check_periodic(obj, what=what)
+    return grid_of(obj, what=what)
+
+
+def grid_of(obj: XObject, *, what: str = "This operation") -> Grid:
+    """Grid of an object whose nodes span its box, be it periodic or cut out of one that is.
+
+    Raises
+    ------
+    DimensionError, MissingAttributeError, NotPeriodicError
+        If dims, box size or coordinates do not describe a whole box.
+    """
     missing = [axis for axis in AXES if axis not in obj.dims]
     if missing:
         raise DimensionError(f"{what} needs the dims {AXES}; {missing} not in {tuple(obj.dims)}")
     lengths = box_lengths(obj)
     shape = (obj.sizes["x"], obj.sizes["y"], obj.sizes["z"])
-    check_periodic(obj, what=what)
     for axis, n, length in zip(AXES, shape, lengths, strict=True):
         if axis not in obj.coords:
             raise NotPeriodicError(

@@ -15,7 +15,7 @@ import xarray as xr
 from dask.base import compute
 from scipy.ndimage import gaussian_filter
 
-from .conventions import (
+from ..conventions import (
     AXES,
     FIELDS,
     DimensionError,
@@ -27,7 +27,7 @@ from .conventions import (
     require_extra,
     variable,
 )
-from .statistics import cell_statistics, joint_distribution, magnitude
+from ..statistics import cell_statistics, joint_distribution, magnitude
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -341,19 +341,19 @@ class DataArrayRecon(_Recon):
         return multipoles(self._obj, other, ells=ells, edges=edges, los=los)
 
     def gradient(self) -> xr.DataArray:
-        """See :func:`cosmofields.fourier.gradient`."""
-        from .fourier import gradient
+        """See :func:`cosmofields.derivatives.gradient`."""
+        from .derivatives import gradient
 
         return gradient(self._obj)
 
     def divergence(self) -> xr.DataArray:
-        """See :func:`cosmofields.fourier.divergence`."""
-        from .fourier import divergence
+        """See :func:`cosmofields.derivatives.divergence`."""
+        from .derivatives import divergence
 
         return divergence(self._obj)
 
     def curl(self) -> xr.DataArray:
-        """See :func:`cosmofields.fourier.curl`."""
-        from .fourier import curl
+        """See :func:`cosmofields.derivatives.curl`."""
+        from .derivatives import curl
 
         return curl(self._obj)

@@ -26,7 +26,7 @@ from .conventions import (
     periodic_grid,
     variable,
 )
-from .fourier import divergence
+from .derivatives import divergence
 from .kernels.cells import ratio
 
 SCORED = ("density", "velocity", "momentum")

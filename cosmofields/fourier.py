@@ -1,4 +1,4 @@
-"""Fourier transforms and derivatives of periodic fields, in memory or by pencils out of core.
+"""Fourier transforms of periodic fields, in memory or by pencils out of core.
 
 Convention: delta(k) = sum_x delta(x) exp(-i k.x), k in h/Mpc with the 2 pi in it; single precision,
 on the half-space kz >= 0 of a real field.  An odd derivative at an axis' Nyquist frequency is zero,
@@ -24,7 +24,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from .conventions import (
-    COMPONENTS,
     DimensionError,
     Grid,
     attribute,
@@ -340,7 +339,7 @@ def transform(field: xr.DataArray) -> xr.DataArray:
             **box_facts(field),
             "n_grid": list(grid.shape),
             "units": field.attrs.get("units", "1"),
-            "long_name": f"Fourier modes of {_title(field)}",
+            "long_name": f"Fourier modes of {title(field)}",
         },
     )
 
@@ -397,7 +396,7 @@ def inverse(modes: xr.DataArray) -> xr.DataArray:
         attrs={
             **box_facts(modes),
             "units": modes.attrs.get("units", "1"),
-            "long_name": _title(modes).removeprefix("Fourier modes of "),
+            "long_name": title(modes).removeprefix("Fourier modes of "),
         },
     )
 
@@ -408,89 +407,6 @@ def _inverted(modes: Modes, grid: Grid) -> NDArray[np.float32]:
     return backward([modes.astype(np.complex64)], grid, [None], n_threads())[0]
 
 
-def gradient(field: xr.DataArray) -> xr.DataArray:
-    """Spectral gradient of a scalar field: modes i k f(k).
-
-    Parameters
-    ----------
-    field : DataArray, dims (x, y, z)
-        Whole periodic box.
-
-    Returns
-    -------
-    DataArray, dims (component, x, y, z)
-        Units of ``field`` per Mpc/h; lazy for a lazy input.
-    """
-    from .kernels.modes import derivative
-
-    field = canonical(field)
-    grid = periodic_grid(field, what="gradient")
-    outputs = [partial(derivative, axis=axis) for axis in range(3)]
-    data = through_modes([field.data], grid, outputs, what="gradient")
-    return _derived(field, data, grid, "gradient")
-
-
-def divergence(vector: xr.DataArray) -> xr.DataArray:
-    """Spectral divergence: modes i k.v(k).
-
-    Parameters
-    ----------
-    vector : DataArray, dims (component, x, y, z)
-        Whole periodic box.
-
-    Returns
-    -------
-    DataArray, dims (x, y, z)
-        Units of ``vector`` per Mpc/h, for a velocity km/s/(Mpc/h); lazy for a lazy input.
-    """
-    from .kernels import modes
-
-    vector = canonical(vector, "component")
-    grid = periodic_grid(vector, what="divergence")
-    data = through_modes(
-        list(vector.data), grid, [None], what="divergence", combine=modes.divergence
-    )
-    return _derived(vector, data[0], grid, "divergence")
-
-
-def curl(vector: xr.DataArray) -> xr.DataArray:
-    """Spectral curl: modes i k x v(k).
-
-    Parameters
-    ----------
-    vector : DataArray, dims (component, x, y, z)
-        Whole periodic box.
-
-    Returns
-    -------
-    DataArray, dims (component, x, y, z)
-        Units of ``vector`` per Mpc/h; lazy for a lazy input.
-    """
-    from .kernels import modes
-
-    vector = canonical(vector, "component")
-    grid = periodic_grid(vector, what="curl")
-    outputs = [partial(modes.curl, axis=axis) for axis in range(3)]
-    data = through_modes(list(vector.data), grid, outputs, what="curl")
-    return _derived(vector, data, grid, "curl")
-
-
-def _derived(source: xr.DataArray, data: object, grid: Grid, what: str) -> xr.DataArray:
-    dims = ("x", "y", "z") if what == "divergence" else ("component", "x", "y", "z")
-    coords = {**grid.coords(), "component": ("component", COMPONENTS)}
-    units = source.attrs.get("units", "1")
-    return xr.DataArray(
-        data,
-        dims=dims,
-        coords={name: coords[name] for name in dims},
-        name=what,
-        attrs={
-            **box_facts(source),
-            "units": "h/Mpc" if units == "1" else f"{units}/(Mpc/h)",
-            "long_name": f"{what} of {_title(source)}",
-        },
-    )
-
-
-def _title(field: xr.DataArray) -> str:
+def title(field: xr.DataArray) -> str:
+    """What to call a field in the ``long_name`` of another."""
     return str(field.attrs.get("long_name", field.name or "field"))

@@ -30,7 +30,7 @@ from cosmofields.conventions import (
     step,
     variable,
 )
-from cosmofields.fourier import divergence, gradient
+from cosmofields.derivatives import divergence, gradient
 from cosmofields.linear import linear_density, potential_flow
 from cosmofields.spectral import power_spectrum
 

@@ -19,8 +19,8 @@ from cosmofields.conventions import (
     label,
     make_grid,
 )
+from cosmofields.derivatives import divergence
 from cosmofields.evaluation import evaluate, format_table, scores_table
-from cosmofields.fourier import divergence
 
 BOX = 120.0
 

@@ -14,7 +14,8 @@ from cosmofields.conventions import (
     label,
     make_grid,
 )
-from cosmofields.fourier import curl, divergence, gradient, inverse, transform
+from cosmofields.derivatives import curl, divergence, gradient
+from cosmofields.fourier import inverse, transform
 from cosmofields.kernels.modes import waves
 
 SHAPES = [(8, 8, 8), (9, 7, 5), (8, 5, 6), (2, 3, 4)]

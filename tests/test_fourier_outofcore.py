@@ -12,7 +12,8 @@ import pytest
 import xarray as xr
 
 from cosmofields.conventions import AXES, label, make_grid
-from cosmofields.fourier import curl, divergence, gradient, inverse, transform
+from cosmofields.derivatives import curl, divergence, gradient
+from cosmofields.fourier import inverse, transform
 from cosmofields.linear import linear_density, linear_theory, linear_velocity, potential_flow
 from cosmofields.spectral import multipoles, power_spectrum, spectra
 

@@ -24,7 +24,7 @@ from cosmofields.conventions import (
     periodic_grid,
 )
 from cosmofields.cosmology import cosmology_of
-from cosmofields.fourier import curl, divergence
+from cosmofields.derivatives import curl, divergence
 from cosmofields.linear import (
     halo_overdensity,
     large_scale_bias,

@@ -14,7 +14,7 @@ from cosmofields.conventions import (
     NotPeriodicError,
     make_grid,
 )
-from cosmofields.fourier import divergence, gradient
+from cosmofields.derivatives import divergence, gradient
 from cosmofields.spectral import multipoles, power_spectrum, spectra
 
 SHAPES = [(8, 8, 8), (7, 9, 5), (6, 8, 9), (9, 6, 8)]

@@ -1,0 +1,104 @@
+"""What the two accessors share: the box facts, the repr, and how a method finds its function."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+import xarray as xr
+
+from ..conventions import Grid, grid_of, listing
+
+if TYPE_CHECKING:
+    from ..cosmology import Cosmology
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def forwards(room: str) -> Callable[[_Method], _Method]:
+    """Make a method call the function of its own name in ``cosmofields.<room>``, object first.
+
+    The method is written for its signature, which editors and ``help`` show; its body is never run.
+    """
+
+    def decorate(method: _Method) -> _Method:
+        @wraps(method)
+        def call(self: Recon, *args: Any, **options: Any) -> Any:
+            module = importlib.import_module(f"cosmofields.{room}")
+            return getattr(module, method.__name__)(self._obj, *args, **options)
+
+        return cast(_Method, call)
+
+    return decorate
+
+
+class Recon:
+    """What Dataset and DataArray share: the box facts and the repr."""
+
+    def __init__(self, obj: Any) -> None:
+        self._obj = obj
+
+    @property
+    def grid(self) -> Grid:
+        """Cells and side lengths of the box, or of a part of one; see :class:`conventions.Grid`."""
+        return grid_of(self._obj)
+
+    @property
+    def cosmology(self) -> Cosmology:
+        """Cosmology of the attributes."""
+        from ..cosmology import cosmology_of
+
+        return cosmology_of(self._obj)
+
+    @property
+    def redshift(self) -> float:
+        """Redshift of the attributes."""
+        from ..cosmology import redshift_of
+
+        return redshift_of(self._obj)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        from ..store import summarize_facts
+
+        return summarize_facts(self._obj)
+
+    def _halo_attrs(self) -> dict[str, Any]:
+        """Attributes that may say how halos were cut into bins and weighted; none without halos."""
+        raise NotImplementedError
+
+    def _bins(self) -> list[tuple[str, str]]:
+        attrs = self._halo_attrs()
+        rows = []
+        # NetCDF returns a list of numbers as an array, and a list of one as a number.
+        edges = np.atleast_1d(attrs.get("number_density", ()))
+        if edges.size:
+            text = listing(f"{edge:g}" for edge in edges)
+            rows.append(("mass bins", f"number_density {text} (h/Mpc)^3"))
+        if attrs.get("weighting"):
+            rows.append(("weighting", attrs["weighting"]))
+        return rows
+
+    def _found(self) -> list[str]:
+        raise NotImplementedError
+
+    def _next(self) -> list[str]:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        rows = [
+            *self._facts(),
+            *self._bins(),
+            ("holds", ", ".join(self._found()) or "no field that is known here"),
+        ]
+        rows += [("next" if i == 0 else "", line) for i, line in enumerate(self._next())]
+        body = "\n".join(f"  {key:<10} {text}" for key, text in rows)
+        return f"<cosmofields .recon on a {type(self._obj).__name__}>\n{body}"
+
+
+def described(obj: xr.DataArray) -> str:
+    """Name, dims and units of a variable."""
+    units = obj.attrs.get("units", "1")
+    return f"{obj.name} ({', '.join(map(str, obj.dims))}){'' if units == '1' else f' {units}'}"

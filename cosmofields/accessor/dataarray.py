@@ -1,0 +1,151 @@
+"""``.recon`` on a DataArray: derivatives, spectra and statistics of one field."""
+# mypy: disable-error-code="empty-body"
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from ..conventions import AXES
+from .base import Recon, described, forwards
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+
+@xr.register_dataarray_accessor("recon")
+class DataArrayRecon(Recon):
+    """Derivatives, spectra and statistics of one field."""
+
+    _obj: xr.DataArray
+
+    def _is_vector(self) -> bool:
+        return "component" in self._obj.dims
+
+    def _halo_attrs(self) -> dict[str, Any]:
+        return self._obj.attrs if self._obj.name == "halo_density" else {}
+
+    def _found(self) -> list[str]:
+        return [described(self._obj)] if set(AXES) <= set(self._obj.dims) else []
+
+    def _next(self) -> list[str]:
+        if not self._found():
+            return [f"nothing: a field has the dims {', '.join(AXES)}"]
+        extra = [str(dim) for dim in self._obj.dims if dim not in ("component", *AXES)]
+        if extra:
+            return [f".isel({extra[0]}=0) or .sum({extra[0]!r}) first: spectra are of one field"]
+        derived = ".divergence(), .curl()" if self._is_vector() else ".gradient()"
+        return [".power_spectrum(), .multipoles(), .spectra(true)", derived]
+
+    # --- spectra ---
+
+    @forwards("spectral")
+    def power_spectrum(
+        self, other: xr.DataArray | None = None, *, edges: ArrayLike | None = None
+    ) -> xr.Dataset:
+        """See :func:`cosmofields.power_spectrum`."""
+
+    @forwards("spectral")
+    def multipoles(
+        self,
+        other: xr.DataArray | None = None,
+        *,
+        ells: Sequence[int] = (0, 2, 4),
+        edges: ArrayLike | None = None,
+        los: str | None = None,
+    ) -> xr.Dataset:
+        """See :func:`cosmofields.multipoles`."""
+
+    @forwards("spectral")
+    def spectra(self, true: xr.DataArray, *, edges: ArrayLike | None = None) -> xr.Dataset:
+        """See :func:`cosmofields.spectra`."""
+
+    # --- correlation functions ---
+
+    @forwards("correlation")
+    def correlations(
+        self,
+        other: xr.DataArray | None = None,
+        *,
+        ells: Sequence[int] = (0, 2, 4),
+        edges: ArrayLike | None = None,
+        r_perp: ArrayLike | None = None,
+        r_par: ArrayLike | None = None,
+        los: str | None = None,
+        window: str | None = None,
+    ) -> xr.Dataset:
+        """See :func:`cosmofields.correlations`."""
+
+    @forwards("correlation")
+    def correlation_function(
+        self,
+        other: xr.DataArray | None = None,
+        *,
+        edges: ArrayLike | None = None,
+        window: str | None = None,
+    ) -> xr.Dataset:
+        """See :func:`cosmofields.correlation_function`."""
+
+    @forwards("correlation")
+    def correlation_multipoles(
+        self,
+        other: xr.DataArray | None = None,
+        *,
+        ells: Sequence[int] = (0, 2, 4),
+        edges: ArrayLike | None = None,
+        los: str | None = None,
+        window: str | None = None,
+    ) -> xr.Dataset:
+        """See :func:`cosmofields.correlation_multipoles`."""
+
+    @forwards("correlation")
+    def correlation_2d(
+        self,
+        other: xr.DataArray | None = None,
+        *,
+        r_perp: ArrayLike | None = None,
+        r_par: ArrayLike | None = None,
+        los: str | None = None,
+        window: str | None = None,
+    ) -> xr.Dataset:
+        """See :func:`cosmofields.correlation_2d`."""
+
+    # --- derivatives ---
+
+    @forwards("derivatives")
+    def gradient(self) -> xr.DataArray:
+        """See :func:`cosmofields.gradient`."""
+
+    @forwards("derivatives")
+    def divergence(self) -> xr.DataArray:
+        """See :func:`cosmofields.divergence`."""
+
+    @forwards("derivatives")
+    def curl(self) -> xr.DataArray:
+        """See :func:`cosmofields.curl`."""
+
+    # --- cell by cell ---
+
+    @forwards("statistics")
+    def cell_statistics(self, true: xr.DataArray) -> xr.Dataset:
+        """See :func:`cosmofields.cell_statistics`."""
+
+    @forwards("statistics")
+    def magnitude(self) -> xr.DataArray:
+        """See :func:`cosmofields.magnitude`."""
+
+    @forwards("statistics")
+    def misalignment(self, true: xr.DataArray) -> xr.DataArray:
+        """See :func:`cosmofields.misalignment`."""
+
+    @forwards("statistics")
+    def joint_distribution(
+        self, true: xr.DataArray, *, limits: tuple[float, float], bins: int = 100
+    ) -> xr.DataArray:
+        """See :func:`cosmofields.joint_distribution`."""
+
+    @forwards("sampling")
+    def sample(self, catalog: xr.Dataset) -> xr.DataArray:
+        """See :func:`cosmofields.sample`."""

@@ -1,0 +1,202 @@
+"""``.recon`` on a Dataset: a catalogue, the fields of a box, or their scores."""
+# mypy: disable-error-code="empty-body"
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from ..conventions import CATALOG_FIELDS, FIELDS
+from .base import Recon, described, forwards
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from rich.console import Console
+
+    from ..store import StorePath
+
+
+@xr.register_dataset_accessor("recon")
+class DatasetRecon(Recon):
+    """Reconstruction verbs of a catalogue or of the fields of a box."""
+
+    _obj: xr.Dataset
+
+    def _is_catalog(self) -> bool:
+        return "position" in self._obj
+
+    def _is_scored(self) -> bool:
+        return "correlation_coefficient" in self._obj and "field" in self._obj.dims
+
+    def _halo_attrs(self) -> dict[str, Any]:
+        ds = self._obj
+        if "halo_density" in ds:
+            return {**ds.attrs, **ds["halo_density"].attrs}
+        return ds.attrs if "mass_bin" in ds else {}
+
+    def _found(self) -> list[str]:
+        if self._is_scored():
+            boxes = self._obj.sizes.get("realization")
+            over = f" over {boxes} boxes" if boxes else ""
+            return [f"scores{over} of {', '.join(map(str, self._obj['field'].values))}"]
+        names = [*FIELDS, *((*CATALOG_FIELDS, "mass_bin") if self._is_catalog() else ())]
+        return [described(self._obj[name]) for name in dict.fromkeys(names) if name in self._obj]
+
+    def _next(self) -> list[str]:
+        ds = self._obj
+        if self._is_catalog():
+            return self._next_of_catalog()
+        if "halo_density" in ds:
+            return self._next_of_halo_fields()
+        if self._is_scored():
+            if "realization" in ds.dims:
+                return ["cosmofields.combine(scores): one result of all boxes, and its spread"]
+            return ["cosmofields.scores_table({label: scores}); cosmofields.plotting draws them"]
+        if any(name in ds for name in FIELDS):
+            return [
+                ".evaluate(true, edges=None): scores and spectra against another Dataset",
+                ".evaluate_sub_boxes(true, 150): the same in parts of the box, for their spread",
+                ".report(true, 'report'): every table and figure, in a directory",
+            ]
+        return ["nothing: no catalogue and no field; see cosmofields.from_arrays"]
+
+    def _next_of_catalog(self) -> list[str]:
+        ds = self._obj
+        space = ds.attrs.get("space")
+        steps = []
+        if "mass" in ds and "mass_bin" not in ds:
+            steps.append(".select(): the heaviest halos, in four mass bins")
+        if space == "real" and "velocity" in ds:
+            steps.append(".to_redshift_space(los='z'): shift by the peculiar velocity")
+        if "mass" in ds:
+            verb = ".paint(n_grid=128)"
+        elif "mass_bin" in ds or "velocity" not in ds:
+            verb = ".paint(n_grid=128, weighting='number')"
+        else:
+            verb = ".paint_matter(n_grid=128)"
+        steps.append(f"{verb}: cloud-in-cell fields")
+        if space == "redshift":
+            if "mass" in ds:
+                steps.append(".reconstruct('fields.zarr'): all of it, out of core, in a store")
+            steps.append(".to_real_space(velocity): back, by a velocity field")
+        return steps
+
+    def _next_of_halo_fields(self) -> list[str]:
+        ds = self._obj
+        verbs = [
+            ".linear_theory(): density, velocity, momentum without a network",
+            ".linear_velocity(): its velocity",
+        ]
+        missing = [key for key in ("redshift", "cosmology", "los") if not ds.attrs.get(key)]
+        if missing or ds.attrs.get("space") != "redshift":
+            wants = missing or ["space='redshift' (paint after to_redshift_space)"]
+            return [*verbs, f".predict() still needs: {', '.join(wants)}"]
+        return [
+            ".predict(): density, velocity, momentum by the networks",
+            ".predict_velocity(), .predict_density(): one of them",
+            ".reconstruct('fields.zarr'): all of it, out of core, in a store",
+            *verbs,
+        ]
+
+    # --- a catalogue ---
+
+    def select(self, number_density: Sequence[float] | None = None, *, seed: int = 0) -> xr.Dataset:
+        """See :func:`cosmofields.select`; default: the paper's four bins."""
+        from ..catalog import NUMBER_DENSITY, select
+
+        edges = NUMBER_DENSITY if number_density is None else number_density
+        return select(self._obj, edges, seed=seed)
+
+    @forwards("catalog")
+    def to_redshift_space(self, los: str = "z") -> xr.Dataset:
+        """See :func:`cosmofields.to_redshift_space`."""
+
+    @forwards("sampling")
+    def to_real_space(self, velocity: xr.DataArray) -> xr.Dataset:
+        """See :func:`cosmofields.to_real_space`."""
+
+    @forwards("painting")
+    def paint(self, n_grid: int | Sequence[int] = 128, *, weighting: str = "mass") -> xr.Dataset:
+        """See :func:`cosmofields.paint`."""
+
+    @forwards("painting")
+    def paint_matter(self, n_grid: int | Sequence[int] = 128) -> xr.Dataset:
+        """See :func:`cosmofields.paint_matter`."""
+
+    # --- halo fields ---
+
+    @forwards("linear")
+    def linear_theory(
+        self, *, method: str = "wiener", bias: float | Sequence[float] | None = None
+    ) -> xr.Dataset:
+        """See :func:`cosmofields.linear_theory`."""
+
+    @forwards("linear")
+    def linear_velocity(
+        self, *, method: str = "wiener", bias: float | Sequence[float] | None = None
+    ) -> xr.DataArray:
+        """See :func:`cosmofields.linear_velocity`."""
+
+    @forwards("inference")
+    def predict(
+        self,
+        model: str | Path = "default",
+        *,
+        tile: int | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        allow_mismatch: bool = False,
+        progress: bool = False,
+    ) -> xr.Dataset:
+        """See :func:`cosmofields.predict`."""
+
+    @forwards("inference")
+    def predict_density(
+        self,
+        model: str | Path = "default",
+        *,
+        tile: int | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        allow_mismatch: bool = False,
+        progress: bool = False,
+    ) -> xr.DataArray:
+        """See :func:`cosmofields.predict_density`."""
+
+    @forwards("inference")
+    def predict_velocity(
+        self,
+        model: str | Path = "default",
+        *,
+        tile: int | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        allow_mismatch: bool = False,
+        progress: bool = False,
+    ) -> xr.DataArray:
+        """See :func:`cosmofields.predict_velocity`."""
+
+    @forwards("reconstruction")
+    def reconstruct(
+        self,
+        store: StorePath,
+        *,
+        n_grid: int | Sequence[int] | None = None,
+        model: str | Path = "default",
+        memory: str | int | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        allow_mismatch: bool = False,
+        progress: bool = True,
+        console: Console | None = None,
+    ) -> xr.DataTree:
+        """See :func:`cosmofields.reconstruct`."""
+
+    # --- the fields of a box ---
+
+    @forwards("evaluation")
+    def evaluate(self, true: xr.Dataset, *, edges: ArrayLike | None = None) -> xr.Dataset:
+        """See :func:`cosmofields.evaluate`."""

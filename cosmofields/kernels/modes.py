@@ -67,6 +67,37 @@ def waves(shape: Sequence[int], lengths: Sequence[float], rows: slice = slice(No
     return Waves((even[0], even[1], even[2]), (odd[0], odd[1], odd[2]))
 
 
+# --- the window of the mass assignment ---
+
+
+def unwindow(w: Waves, cell_size: Sequence[float], window: str | None) -> _Axes:
+    """Factors along the axes of a strip, whose product takes the window out of a power.
+
+    Parameters
+    ----------
+    w : Waves
+    cell_size : sides (x, y, z) H in Mpc/h
+    window : {"cic", "cic-aliased"} or None
+        ``"cic"``: prod sinc^-4(k_i H_i / 2), sinc x = sin x / x, the cloud in cell of both fields
+        (Hockney & Eastwood 1981).  ``"cic-aliased"``: prod 1 / (1 - 2/3 sin^2(k_i H_i / 2)), that
+        with the sum over its aliases for white noise (Jing 2005, ApJ 620, 559, eq. 20).  None: 1.
+
+    Returns
+    -------
+    three arrays, float64
+    """
+    x, y, z = (_unwindow(k * side / 2, window) for k, side in zip(w.k, cell_size, strict=True))
+    return x, y, z
+
+
+def _unwindow(phase: NDArray[np.float64], window: str | None) -> NDArray[np.float64]:
+    if window is None:
+        return np.ones_like(phase)
+    if window == "cic":
+        return np.sinc(phase / np.pi) ** -4
+    return 1 / (1 - 2 / 3 * np.sin(phase) ** 2)
+
+
 # --- in memory ---
 
 
@@ -243,6 +274,24 @@ def wiener(
     _wiener(modes[0], modes[-1], *w.squares(), los, f, noise, table, mean)
 
 
+def interlace(modes: Sequence[Modes], w: Waves, *, cell_size: Sequence[float]) -> None:
+    """Write (d_1 + d_2 exp(i k.H / 2)) / 2 over d_1 (Sefusatti et al. 2016, sec. 3).
+
+    Where a component of k is at its Nyquist frequency, exp(i k.H / 2) depends on the sign of what
+    has none, and no real field has the mode that it would make: d_1 stays as it is there.
+
+    Parameters
+    ----------
+    modes : d_1 and d_2, of particles where they are and half a cell H on along each axis
+    w : Waves
+    cell_size : sides (x, y, z) of H in Mpc/h
+    """
+    phases = []
+    for k, odd, side in zip(w.k, w.odd, cell_size, strict=True):
+        phases.append(np.where(k == odd, np.exp(0.5j * side * k), 0))
+    _interlace(modes[0], modes[1], *phases)
+
+
 def power_table(power: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float32]:
     """Table (TABLE_SIZE,) of ``power(k)`` for :func:`wiener`, within 5e-6 of it."""
     nodes = (np.arange(_FIRST, _LAST + 1, dtype=np.int32) << _SHIFT).view(np.float32)
@@ -257,7 +306,7 @@ def _along(w: Waves, axis: int, sign: float = 1.0) -> _Axes:
 
 # One compiled version for strips of a larger array and for arrays of their own, which numba's
 # dispatcher would tell apart.
-_M, _K = "complex64[:, :, :]", "float64[:]"
+_M, _K, _C = "complex64[:, :, :]", "float64[:]", "complex128[:]"
 
 
 @njit(f"void({_M}, {_M}, {_K}, {_K}, {_K}, b1)", nogil=True, cache=True)
@@ -283,6 +332,17 @@ def _flow(f, out, px, py, pz, kx2, ky2, kz2, rate):  # type: ignore[no-untyped-d
                 k2 = row2 + kz2[m]
                 scale = np.float32(rate * (along + pz[m]) / k2) if k2 > 0 else np.float32(0)
                 out[i, j, m] = complex(-scale * f[i, j, m].imag, scale * f[i, j, m].real)
+
+
+@njit(f"void({_M}, {_M}, {_C}, {_C}, {_C})", nogil=True, cache=True)
+def _interlace(a, b, px, py, pz):  # type: ignore[no-untyped-def]
+    for i in range(a.shape[0]):
+        for j in range(a.shape[1]):
+            row = px[i] * py[j]
+            for m in range(a.shape[2]):
+                phase = row * pz[m]
+                if phase != 0:
+                    a[i, j, m] = np.complex64((a[i, j, m] + phase * b[i, j, m]) / 2)
 
 
 @njit(nogil=True, cache=True)

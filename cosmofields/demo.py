@@ -197,11 +197,10 @@ def _figures(
     compared = {titles[label]: versions[label] for label in (BY_BIN, NETWORK)}
     # The network first: it gets the solid line.
     results = {titles[label]: results[label] for label in (NETWORK, BY_BIN, FILTERED, PAPER)}
-    best = versions[NETWORK]
     draw: dict[str, Callable[[], Any]] = {
         "slices_velocity": lambda: plotting.plot_slices(observed, true, compared),
         "slices_density": lambda: plotting.plot_slices(observed, true, compared, field="density"),
-        "joint": lambda: plotting.plot_joint(best, true),
+        "joint": lambda: plotting.plot_joint(results[NETWORK]),
     }
     for field in ("density", "velocity", "velocity_divergence"):
         draw[f"spectra_{field}"] = partial(plotting.plot_spectra, results, field)

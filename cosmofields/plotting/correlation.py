@@ -1,0 +1,158 @@
+"""Correlation functions: multipoles, and contours across and along the line of sight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from ..conventions import DimensionError, listing
+from . import style
+from .poles import Curve, Statistic, draw_poles, read_curves
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PLANE = Statistic("xi_2d", "xi_2d", ("r_perp", "r_par"), "correlations(field)")
+_SHADES = ("0.88", "0.74", "0.58")
+
+
+def plot_correlation(
+    results: style.Results,
+    field: str = "density",
+    *,
+    ells: Sequence[int] | None = None,
+    others: style.Results | None = None,
+) -> Figure:
+    """Multipoles of the correlation function about the line of sight: r^2 xi_l(r).
+
+    Parameters
+    ----------
+    results : Dataset or mapping of label to Dataset
+        What :func:`~cosmofields.evaluation.evaluate`, :func:`~cosmofields.boxes.combine`,
+        :func:`~cosmofields.correlation.correlations` or
+        :func:`~cosmofields.clustering.clustering` returned; of the last each sample is drawn,
+        under its own label.
+    field : str
+        Entry of the coordinate ``field`` of what ``evaluate`` returned.
+    ells : sequence of int, optional
+        Default: all that the first result has.
+    others : Dataset or mapping of label to Dataset, optional
+        Drawn after ``results``, such as the halos in redshift space.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A panel for each l: the truth of ``evaluate`` in black, with shades of one and two standard
+        deviations around a prediction where there is a spread.
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    MissingVariableError, DimensionError
+        If there is no result, or one lacks the field or a multipole.
+    GridMismatchError
+        If results were scored against different truths or in different bins.
+    """
+    return draw_poles("xi", results, field, ells, others)
+
+
+def plot_correlation_2d(
+    results: style.Results,
+    field: str = "density",
+    *,
+    levels: Sequence[float] = (0.02, 0.06, 0.12),
+    truth: str | None = None,
+    others: style.Results | None = None,
+) -> Figure:
+    """Contours of the correlation function xi(r_perp, r_par), mirrored to four quadrants.
+
+    Parameters
+    ----------
+    results : Dataset or mapping of label to Dataset
+        What :func:`~cosmofields.clustering.clustering`,
+        :func:`~cosmofields.evaluation.evaluate`, :func:`~cosmofields.boxes.combine` or
+        :func:`~cosmofields.correlation.correlations` returned; of the first each sample is drawn,
+        under its own label.
+    field : str
+        Entry of the coordinate ``field`` of what ``evaluate`` returned.
+    levels : sequence of float
+        Values of xi to draw contours at, in the units of xi.
+    truth : str, optional
+        Label of the curve that is filled with grey; default: the truth of ``evaluate``, else the
+        last curve of several.
+    others : Dataset or mapping of label to Dataset, optional
+        Drawn after ``results``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One panel with both axes in Mpc/h, to the same scale.
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    MissingVariableError, DimensionError
+        If there is no result, one lacks the field, or no curve is called ``truth``.
+    GridMismatchError
+        If results were scored against different truths or in different bins.
+
+    Notes
+    -----
+    xi is even in r_par and depends on the length of r_perp alone: the quadrants hold one and the
+    same measurement.
+    """
+    curves, _ = read_curves(_PLANE, results, field, others)
+    truth = _truth_of(curves, truth)
+    ordered = np.unique(np.asarray(levels, dtype=np.float64))
+    styles = style.line_styles([curve.label for curve in curves if curve.label != truth])
+    with style.figure((style.COLUMN, style.COLUMN + 0.2)) as figure:
+        lines, patches = style.matplotlib("lines"), style.matplotlib("patches")
+        ax = figure.subplots()
+        handles = []
+        for curve in curves:
+            across, along, xi = _quadrants(curve.values)
+            if curve.label == truth:
+                shades = [_SHADES[min(i, 2)] for i in range(ordered.size)]
+                ax.contourf(across, along, xi.T, [*ordered, np.inf], colors=shades)
+                ax.contour(across, along, xi.T, ordered, colors="0.35", linewidths=0.5)
+                handles.append(patches.Patch(facecolor=_SHADES[1], edgecolor="0.35", label=truth))
+            else:
+                line = styles[curve.label]
+                dashes = {"colors": line["color"], "linestyles": [line["linestyle"]]}
+                ax.contour(across, along, xi.T, ordered, linewidths=1.2, **dashes)
+                handles.append(lines.Line2D([], [], **line, label=curve.label))
+        reach = min(float(curve.values[dim].max()) for curve in curves for dim in _PLANE.dims)
+        ax.set(
+            xlim=(-reach, reach),
+            ylim=(-reach, reach),
+            aspect="equal",
+            xlabel=rf"$r_\perp$ [{style.LENGTH}]",
+            ylabel=rf"$r_\parallel$ [{style.LENGTH}]",
+        )
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 2))
+    return figure
+
+
+def _truth_of(curves: Sequence[Curve], asked: str | None) -> str | None:
+    """Label of the curve that the others are compared with."""
+    labels = [curve.label for curve in curves]
+    if asked is not None and asked not in labels:
+        raise DimensionError(f"truth={asked!r}; expected one of {listing(labels)}")
+    of_pair = [curve.label for curve in curves if curve.is_truth]
+    return asked or (of_pair or (labels[-1:] if len(labels) > 1 else [None]))[0]
+
+
+def _quadrants(
+    xi: xr.DataArray,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Coordinates and values (r_perp, r_par) over positive and negative separations."""
+    axes = [np.concatenate([-xi[dim].values[::-1], xi[dim].values]) for dim in _PLANE.dims]
+    values = xi.values
+    values = np.concatenate([values[::-1], values], axis=0)
+    return axes[0], axes[1], np.concatenate([values[:, ::-1], values], axis=1)

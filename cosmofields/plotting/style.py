@@ -1,0 +1,272 @@
+"""What the figures share: style, symbols and units, and how they read their input.
+
+matplotlib is imported inside the functions, and settings hold inside :func:`figure` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from ..conventions import GridMismatchError, MissingVariableError, listing, require_extra
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Results = xr.Dataset | Mapping[str, xr.Dataset]
+
+# Widths of one and of two columns of a journal, in inches: figures are used at this size.
+COLUMN, PAGE = 3.4, 7.1
+_STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.direction": "in",
+    "ytick.direction": "in",
+    "xtick.top": True,
+    "ytick.right": True,
+    "axes.linewidth": 0.7,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "lines.linewidth": 1.3,
+    "figure.dpi": 200,
+}
+# Okabe & Ito (2008), distinct for colour-blind readers, and dashes for print without colour.
+_LINES = (
+    ("#0072B2", "-"),
+    ("#D55E00", "--"),
+    ("#009E73", "-."),
+    ("#CC79A7", ":"),
+    ("#E69F00", (0, (5, 1))),
+    ("#56B4E9", (0, (1, 1))),
+)
+TRUTH = {"color": "black", "linestyle": "-", "linewidth": 2.0}
+GREY = "0.8"
+
+SYMBOLS = {
+    "density": r"1+\delta",
+    "velocity": r"v_i",
+    "velocity_magnitude": r"|\mathbf{v}|",
+    "velocity_divergence": r"\nabla\cdot\mathbf{v}",
+    "velocity_curl": r"(\nabla\times\mathbf{v})_i",
+    "momentum": r"m_i",
+    "momentum_magnitude": r"|\mathbf{m}|",
+    "momentum_divergence": r"\nabla\cdot\mathbf{m}",
+    "momentum_curl": r"(\nabla\times\mathbf{m})_i",
+}
+# As an index, where a vector stands for the sum over its components.
+INDICES = {
+    "density": r"\delta",
+    "velocity": r"\mathbf{v}",
+    "velocity_curl": r"\nabla\times\mathbf{v}",
+    "momentum": r"\mathbf{m}",
+    "momentum_curl": r"\nabla\times\mathbf{m}",
+}
+LENGTH = r"$h^{-1}$ Mpc"
+WAVENUMBER = r"$k$ [$h$ Mpc$^{-1}$]"
+_UNITS = {"1": "", "km/s": "km/s", "km/s/(Mpc/h)": r"$h$ km/s/Mpc"}
+_POWER_UNITS = {
+    "1": r"($h^{-1}$ Mpc)$^3$",
+    "km/s": r"(km/s)$^2$ ($h^{-1}$ Mpc)$^3$",
+    "km/s/(Mpc/h)": r"(km/s)$^2$ $h^{-1}$ Mpc",
+}
+
+
+# --- input ---
+
+
+def labelled(results: Results) -> dict[str, xr.Dataset]:
+    """Results by label; one alone is called "prediction"."""
+    if isinstance(results, xr.Dataset):
+        return {"prediction": results}
+    if not results:
+        raise MissingVariableError("No result to plot; expected {'label': evaluate(...), ...}")
+    return dict(results)
+
+
+def entry(
+    result: xr.Dataset, label: str, field: str, *needed: str, dim: str = "field"
+) -> xr.Dataset:
+    """The part of a result about one field, if it has what is ``needed``.
+
+    Raises
+    ------
+    MissingVariableError
+        If the result lacks the field or a variable.
+    """
+    there = [str(name) for name in result[dim].values] if dim in result.coords else []
+    absent = [name for name in needed if name not in result]
+    if field not in there or absent:
+        what = f"`{listing(absent)}`" if absent and field in there else repr(field)
+        raise MissingVariableError(
+            f"No {what} in the result {label!r} (it has {listing(there) or 'no field'}); "
+            "expected what evaluate(predicted, true) returns"
+        )
+    return result.sel({d: field for d in ("field", dim) if d in result.dims})
+
+
+def check_same_truth(rows: Mapping[str, xr.Dataset], *names: str) -> None:
+    """Raise :class:`GridMismatchError` unless all rows hold the same values of ``names``."""
+    label, first = next(iter(rows.items()))
+    for other, row in rows.items():
+        for name in names:
+            mine, its = first[name], row[name]
+            if mine.shape != its.shape or not np.allclose(
+                mine, its, rtol=1e-3, atol=1e-6 * float(abs(mine).max()), equal_nan=True
+            ):
+                raise GridMismatchError(
+                    f"{other!r} was scored against another truth, or in other bins, than "
+                    f"{label!r}; expected results of one truth with the same edges"
+                )
+
+
+def scalar_fields(results: Mapping[str, xr.Dataset], fields: Sequence[str] | None) -> list[str]:
+    """The scalar fields asked for; by default all that every result has."""
+    if fields is None:
+        names = [
+            list(map(str, result["scalar"].values)) if "scalar" in result.coords else []
+            for result in results.values()
+        ]
+        fields = [name for name in names[0] if all(name in others for others in names)]
+    if not fields:
+        raise MissingVariableError(
+            "No scalar field that all results have; expected what evaluate(predicted, true) "
+            "returns, of fields that were all compared"
+        )
+    return as_list(fields)
+
+
+def as_list(fields: str | Sequence[str]) -> list[str]:
+    """One name or several, as a list."""
+    return [fields] if isinstance(fields, str) else list(fields)
+
+
+def edges_of(row: xr.Dataset, name: str = "value_bounds") -> NDArray[np.float64]:
+    """Edges of bins that touch, from their bounds (bin, bound)."""
+    bounds = row[name].transpose(..., "bound").values.astype(np.float64)
+    return np.append(bounds[:, 0], bounds[-1, 1])
+
+
+def inner_range(
+    counts: Sequence[NDArray[Any]], edges: NDArray[np.float64], tail: float
+) -> tuple[float, float]:
+    """Edges between which every histogram lies, but for a fraction ``tail`` at either end."""
+    lows, highs = [float(edges[-1])], [float(edges[0])]
+    for values in counts:
+        if values.sum() > 0:
+            share = np.cumsum(values) / values.sum()
+            lows.append(float(edges[np.searchsorted(share, tail, side="right")]))
+            highs.append(float(edges[min(np.searchsorted(share, 1 - tail) + 1, edges.size - 1)]))
+    low, high = min(lows), max(highs)
+    return (low, high) if low < high else (float(edges[0]), float(edges[-1]))
+
+
+def value_limits(
+    counts: Sequence[NDArray[Any]], edges: NDArray[np.float64], field: str, tail: float
+) -> tuple[float, float]:
+    """Limits of an axis of values: a magnitude from 0, a divergence alike on both sides."""
+    low, high = inner_range(counts, edges, tail)
+    if field == "density":
+        return low, high
+    return (0.0, high) if field.endswith("_magnitude") else (-max(-low, high), max(-low, high))
+
+
+# --- words ---
+
+
+def with_units(text: str, units: str, *, plain: bool = False) -> str:
+    """Text with its units, in square brackets unless ``plain``."""
+    shown = _UNITS.get(units, units)
+    return f"{text} {shown if plain else f'[{shown}]'}" if shown else text
+
+
+def value_label(row: xr.Dataset, prefix: str = "") -> str:
+    """Label of an axis that runs over the values of the field of ``row``."""
+    text = f"${SYMBOLS[str(row['field'].item())]}$"
+    return with_units(f"{prefix} {text}".strip(), str(row["units"].item()))
+
+
+def power_units(units: str) -> str:
+    """Units of the power of a field in ``units``."""
+    return _POWER_UNITS.get(units, f"({units})$^2$ ({LENGTH})$^3$")
+
+
+def index(field: str) -> str:
+    """Symbol of a field for use as an index."""
+    return INDICES.get(field, SYMBOLS[field])
+
+
+def rounded(mean: Any, std: Any) -> str:
+    """Mean and scatter with the decimals that show three digits of the scatter."""
+    mean, std = float(mean), float(std)
+    digits = 0 if not std > 0 else int(np.clip(2 - np.floor(np.log10(std)), 0, 3))
+    return rf"${mean:.{digits}f}\pm{std:.{digits}f}$"
+
+
+# --- drawing ---
+
+
+def matplotlib(part: str = "") -> Any:
+    """matplotlib, or a module of it; an error names the extra that brings it."""
+    return require_extra(f"matplotlib.{part}" if part else "matplotlib", "plot", "Plotting")
+
+
+@contextmanager
+def figure(size: tuple[float, float], layout: str = "constrained") -> Iterator[Figure]:
+    """A figure of ``size`` inches under the style of this package, and under no other."""
+    with matplotlib().rc_context(_STYLE):
+        made = matplotlib("figure").Figure(figsize=size, layout=layout)
+        yield made
+        # Ticks are made at the first drawing: let that be under this style, not the user's.
+        made.draw_without_rendering()
+
+
+def line_styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and dashes of each label, in order."""
+    lines = {label: _LINES[i % len(_LINES)] for i, label in enumerate(labels)}
+    return {label: {"color": c, "linestyle": dash} for label, (c, dash) in lines.items()}
+
+
+def band(ax: Axes, x: Any, y: xr.DataArray, spread: xr.DataArray, color: str) -> None:
+    """Shade one and two standard deviations about a line."""
+    for width, alpha in ((2, 0.15), (1, 0.25)):
+        low, high = y - width * spread, y + width * spread
+        ax.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0, zorder=1)
+
+
+def log_k_axis(ax: Axes) -> None:
+    """A logarithmic axis of wavenumbers with plain numbers."""
+    ticker = matplotlib("ticker")
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+    ax.set_xlabel(WAVENUMBER)
+
+
+def log_value_axis(axis: Any) -> None:
+    """A logarithmic axis of densities with plain numbers."""
+    ticker = matplotlib("ticker")
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def panel_grid(n_rows: int, n_fields: int, most: int = 3) -> tuple[int, int]:
+    """Rows and columns: a row for each of several results, or one result's panels wrapped."""
+    if n_rows > 1:
+        return n_rows, n_fields
+    if n_fields == 4:
+        return 2, 2
+    return -(-n_fields // most), min(n_fields, most)

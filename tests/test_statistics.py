@@ -42,6 +42,9 @@ def test_scores_by_hand():
     p = 0.5 * t + velocity(seed=1) + 10
     scores = st.cell_statistics(p, t)
     assert scores.sizes == {"component": 3}
+    assert scores["cells"].item() == 16**3
+    assert scores["cells"].dtype == np.int64
+    scores = scores.drop_vars("cells")
     for i, c in enumerate("xyz"):
         a, b = p.values[i].ravel().astype(float), t.values[i].ravel().astype(float)
         row = {name: value.sel(component=c).item() for name, value in scores.items()}
@@ -104,20 +107,6 @@ def test_zero_vector_has_no_direction():
     angle = st.misalignment(p, t)
     assert int(angle.isnull().sum()) == 2
     assert float(angle.mean()) == pytest.approx(0, abs=1e-10)
-
-
-def test_joint_distribution_counts_cells():
-    p, t = field(noise((12,) * 3)), field(noise((12,) * 3, 1))
-    p[0, 0, 0] = np.nan
-    joint = st.joint_distribution(p, t, limits=(-2.0, 2.0), bins=8)
-    edges = np.linspace(-2, 2, 9)
-    a, b = (part.values.ravel()[1:] for part in (p, t))
-    expected, _, _ = np.histogram2d(a, b, bins=(edges, edges))
-    np.testing.assert_array_equal(joint, expected)
-    assert joint.dims == ("predicted", "true")
-    assert joint.attrs["outside"] == 12**3 - expected.sum()
-    with pytest.raises(DimensionError, match="low < high"):
-        st.joint_distribution(p, t, limits=(1.0, 1.0))
 
 
 # --- laziness, inputs, errors ---

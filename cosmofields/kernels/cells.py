@@ -1,4 +1,4 @@
-"""Statistics of fields cell by cell: ratios, lengths and angles, joint counts."""
+"""Statistics of fields cell by cell: ratios, lengths and angles."""
 
 from __future__ import annotations
 
@@ -34,24 +34,5 @@ def one_minus_cosine(
     for i in range(first.shape[-1]):
         result += (first[..., i] / lengths[0] - second[..., i] / lengths[1]) ** 2
     result *= np.float32(0.5)
-    return result
-
-
-def joint_counts(
-    first: NDArray[np.floating],
-    second: NDArray[np.floating],
-    low: float,
-    high: float,
-    bins: int,
-) -> NDArray[np.int64]:
-    """Cells in equal bins of (first, second) over [low, high), plane by plane; NaN is outside."""
-
-    def bin_of(values: NDArray[Any]) -> NDArray[np.int64]:
-        return np.minimum(((values - low) * (bins / (high - low))).astype(np.int64), bins - 1)
-
-    counts = np.zeros(bins * bins, dtype=np.int64)
-    for a, b in zip(first, second, strict=True):
-        inside = (a >= low) & (a < high) & (b >= low) & (b < high)
-        flat = bin_of(a[inside]) * bins + bin_of(b[inside])
-        counts += np.bincount(flat, minlength=bins * bins)
-    return counts.reshape(bins, bins)
+    # Rounding would put opposite vectors beyond 2, out of the last bin.
+    return np.minimum(result, np.float32(2), out=result)

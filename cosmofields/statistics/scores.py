@@ -1,8 +1,4 @@
-"""How alike two fields are, cell by cell: correlations, errors, angles, joint distributions.
-
-The whole box or a part of one will do.  Sums run in float64.  All but :func:`magnitude` and
-:func:`misalignment` are eager.
-"""
+"""Scores of a predicted field against the true one, cell by cell, and its vectors' angles."""
 
 from __future__ import annotations
 
@@ -13,12 +9,13 @@ import numpy as np
 import xarray as xr
 from dask.base import compute
 
-from .conventions import DimensionError, box_facts, canonical, check_same_grid, is_lazy
-from .kernels import cells
-from .spectral import not_finite, pair
+from ..conventions import box_facts, canonical, check_same_grid, is_lazy
+from ..kernels import cells
+from ..spectral import not_finite, pair
 
 # Cells of one block of a reduction over a numpy array: 16 MB as float64.
 _BLOCK = 2**21
+_NUMBER = {"units": "1"}
 
 
 def cell_statistics(predicted: xr.DataArray, true: xr.DataArray) -> xr.Dataset:
@@ -33,8 +30,8 @@ def cell_statistics(predicted: xr.DataArray, true: xr.DataArray) -> xr.Dataset:
     -------
     Dataset, no dims or (component,)
         ``mean_predicted``, ``std_predicted``, ``mean_true`` and ``std_true`` in the fields' units,
-        and what :func:`correlation_coefficient`, :func:`rms_error` and :func:`slope` return, under
-        these names.
+        what :func:`correlation_coefficient`, :func:`rms_error` and :func:`slope` return, under
+        these names, and ``cells``, their number.
 
     Raises
     ------
@@ -62,23 +59,21 @@ def cell_statistics(predicted: xr.DataArray, true: xr.DataArray) -> xr.Dataset:
     covariance = dpt - dp * dt
     units = {"units": true.attrs.get("units", "1")}
     values: dict[str, tuple[Any, dict[str, str]]] = {
-        "correlation_coefficient": (
-            cells.ratio(covariance, np.sqrt(var_p * var_t)),
-            {"units": "1"},
-        ),
+        "correlation_coefficient": (cells.ratio(covariance, np.sqrt(var_p * var_t)), _NUMBER),
         "rms_error": (np.sqrt(error), units),
-        "slope": (cells.ratio(covariance, var_p), {"units": "1"}),
+        "slope": (cells.ratio(covariance, var_p), _NUMBER),
         "mean_predicted": (p0 + dp, units),
         "std_predicted": (np.sqrt(var_p), units),
         "mean_true": (t0 + dt, units),
         "std_true": (np.sqrt(var_t), units),
     }
     dims = true.dims[:-3]
-    return xr.Dataset(
+    result = xr.Dataset(
         {name: (dims, value, attrs) for name, (value, attrs) in values.items()},
         coords={dim: true.coords[dim] for dim in dims if dim in true.coords},
         attrs=box_facts(true),
     )
+    return result.assign(cells=((), np.int64(np.prod(true.shape[-3:])), _NUMBER))
 
 
 def correlation_coefficient(predicted: xr.DataArray, true: xr.DataArray) -> xr.DataArray:
@@ -202,49 +197,6 @@ def misalignment(predicted: xr.DataArray, true: xr.DataArray) -> xr.DataArray:
     result.name = "misalignment"
     return result.assign_attrs(
         box_facts(true), units="1", long_name=f"1 - cos phi of {true.name or 'the vectors'}"
-    )
-
-
-def joint_distribution(
-    predicted: xr.DataArray, true: xr.DataArray, *, limits: tuple[float, float], bins: int = 100
-) -> xr.DataArray:
-    """Number of cells with a given true and predicted value of a scalar field.
-
-    Parameters
-    ----------
-    predicted, true : DataArray, dims (x, y, z)
-        On the same grid.
-    limits : (float, float)
-        Range of the bins, for both fields, in their units.
-    bins : int
-        Number of equal bins over that range.
-
-    Returns
-    -------
-    DataArray, dims (predicted, true)
-        Counts; coordinates are the centres of the bins.  ``attrs["outside"]`` counts the cells left
-        out, NaN among them.
-
-    Raises
-    ------
-    DimensionError, GridMismatchError
-        If the fields do not fit, or the limits are no range.
-    """
-    predicted, true = canonical(predicted), canonical(true)
-    check_same_grid(predicted, true)
-    low, high = (float(limit) for limit in limits)
-    if not (np.isfinite([low, high]).all() and low < high and bins >= 1):
-        raise DimensionError(f"limits={limits}, bins={bins}; expected low < high and bins >= 1")
-    p, t = (np.asarray(values) for values in compute(predicted.data, true.data))
-    counts = cells.joint_counts(p, t, low, high, bins)
-    attrs = {key: true.attrs[key] for key in ("units", "long_name") if key in true.attrs}
-    centres = low + (np.arange(bins) + 0.5) * ((high - low) / bins)
-    return xr.DataArray(
-        counts,
-        dims=("predicted", "true"),
-        coords={dim: (dim, centres, attrs) for dim in ("predicted", "true")},
-        name="cells",
-        attrs={**box_facts(true), "units": "1", "outside": int(p.size - counts.sum())},
     )
 
 

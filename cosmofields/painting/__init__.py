@@ -23,8 +23,8 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.utils import format_bytes
 from numpy.typing import NDArray
 
-from .catalog import check_catalog, check_finite, check_masses, check_positions, velocity_of
-from .conventions import (
+from ..catalog import check_catalog, check_finite, check_masses, check_positions, velocity_of
+from ..conventions import (
     CatalogError,
     Grid,
     MissingVariableError,
@@ -35,11 +35,12 @@ from .conventions import (
     label,
     make_grid,
 )
-from .lazy import CHUNK, chunk_shape, fits, log, machine, n_threads
+from ..lazy import CHUNK, chunk_shape, fits, log, machine, n_threads
+from .interlacing import combined
 
 if TYPE_CHECKING:
-    from .kernels.mesh import Sorted, Tiling
-    from .kernels.slabs import Slab
+    from ..kernels.mesh import Sorted, Tiling
+    from ..kernels.slabs import Slab
 
 WEIGHTINGS = ("mass", "number")
 # Rows that one task sorts, if chunks are smaller: fewer would not amortise a pass over the mesh.
@@ -49,7 +50,11 @@ SLABS = 2
 
 
 def paint(
-    halos: xr.Dataset, n_grid: int | Sequence[int] = 128, *, weighting: str = "mass"
+    halos: xr.Dataset,
+    n_grid: int | Sequence[int] = 128,
+    *,
+    weighting: str = "mass",
+    interlaced: bool = False,
 ) -> xr.Dataset:
     """Cloud-in-cell density of the halos of each mass bin.
 
@@ -63,6 +68,10 @@ def paint(
     weighting : {"mass", "number"}
         What a halo counts: its mass (the paper's "with M_halo weighting", so that a bin weighs in
         proportion to the mass in it), or 1.
+    interlaced : bool
+        Combine two meshes, half a cell apart, whose odd aliases cancel (Sefusatti et al. 2016,
+        MNRAS 460, 3624): for spectra up to Nyquist.  A mode with a component at its Nyquist
+        frequency is that of the first mesh, since a real field cannot hold it shifted.
 
     Returns
     -------
@@ -70,6 +79,7 @@ def paint(
         ``halo_density`` (mass_bin, x, y, z), in units of the mean density of all bins together:
         its sum over ``mass_bin`` is 1 + delta_s.  Coordinates of ``mass_bin``: ``share`` of the
         total weight, ``shot_noise`` V sum w^2 / (sum w)^2 in (Mpc/h)^3.  Lazy if ``halos`` is.
+        If ``interlaced``, so says an attribute, and cells beside a lone halo may be negative.
 
     Raises
     ------
@@ -110,18 +120,18 @@ def paint(
         columns = {"weight": np.full_like(position[:, 0], factor, dtype=np.float32)}
     if binned:
         columns["bins"] = halos["mass_bin"].data.astype(np.int16)
-    data: Any
-    if is_lazy(halos):
-        data, _ = _lazy_sums(position, grid, columns, n_bins=n_bins, what="paint")
+    lazy = is_lazy(halos)
+    painted = partial(_bins, grid=grid, columns=columns, n_bins=n_bins, lazy=lazy)
+    data = combined(painted, position, grid) if interlaced else painted(position)
+    if lazy:
         data = data.rechunk(chunk_shape(data.shape))
-    else:
-        data = _cic(position, grid, columns, n_bins=n_bins)[:, 0]
     share = sums / sums.sum()
     noise = grid.volume * np.bincount(bins, weight**2, n_bins) / sums**2
     attrs = {
         **box_facts(halos),
         "weighting": weighting,
         "resampler": "cic",
+        **({"interlaced": True} if interlaced else {}),
         **({"number_density": edges} if len(edges) else {}),
     }
     field = label("halo_density", data, grid, attrs)
@@ -130,8 +140,15 @@ def paint(
         share=("mass_bin", share, {"units": "1", "long_name": "share of the total weight"}),
         shot_noise=("mass_bin", noise, per_length),
     )
-    what = f"paint: n_grid={n_grid}, weighting={weighting}"
+    what = f"paint: n_grid={n_grid}, weighting={weighting}{', interlaced' * interlaced}"
     return derived({"halo_density": field}, halos, what)
+
+
+def _bins(position: Any, *, lazy: bool, **kwargs: Any) -> Any:
+    """Sums of the weights in the cells of each bin."""
+    if lazy:
+        return _lazy_sums(position, what="paint", **kwargs)[0]
+    return _cic(position, **kwargs)[:, 0]
 
 
 def paint_matter(particles: xr.Dataset, n_grid: int | Sequence[int] = 128) -> xr.Dataset:
@@ -184,7 +201,7 @@ def paint_matter(particles: xr.Dataset, n_grid: int | Sequence[int] = 128) -> xr
 def _cic(
     position: NDArray[np.floating], grid: Grid, columns: dict[str, Any], n_bins: int = 1
 ) -> NDArray[np.float32]:
-    from .kernels.mesh import cic
+    from ..kernels.mesh import cic
 
     _check_columns(columns)
     try:
@@ -221,7 +238,7 @@ def _matter(position: Any, columns: dict[str, Any], grid: Grid) -> tuple[Any, An
 def _velocity(
     mesh: NDArray[np.float32], grid: Grid, threads: int = 1, margin: int = 0
 ) -> NDArray[np.float32]:
-    from .kernels.mesh import velocity
+    from ..kernels.mesh import velocity
 
     return velocity(mesh, grid.cell_size, reach=_reach(grid), margin=margin, n_threads=threads)
 
@@ -233,7 +250,7 @@ def _blocks(nx: int) -> tuple[int, ...]:
 
 def _reach(grid: Grid) -> int:
     """Planes that a cell without mass may look beyond its block, the same in memory and out."""
-    from .kernels.mesh import reach_of
+    from ..kernels.mesh import reach_of
 
     blocks = _blocks(grid.shape[0])
     return min(int(reach_of(grid.cell_size)[0]), min(blocks) if len(blocks) > 1 else blocks[0] // 2)
@@ -314,8 +331,8 @@ def _lazy_sums(
     position: Any, grid: Grid, columns: dict[str, Any], *, n_bins: int = 1, what: str
 ) -> tuple[da.Array, da.Array]:
     """Lazy sums (bin and field, x, y, z), in blocks of whole planes, and the sum of the weights."""
-    from .kernels.mesh import Sorted, sum_type, tiling
-    from .kernels.slabs import assemble, planes_of, shared
+    from ..kernels.mesh import Sorted, sum_type, tiling
+    from ..kernels.slabs import assemble, planes_of, shared
 
     position = da.asarray(position)
     rows = _merged(position.chunks[0])
@@ -436,7 +453,7 @@ def _sorted(
     lengths: Sequence[float],
     threads: int | None,
 ) -> Sorted:
-    from .kernels.mesh import sort, threaded
+    from ..kernels.mesh import sort, threaded
 
     named = dict(zip(names, columns, strict=True))
     _check_columns(named)
@@ -449,7 +466,7 @@ def _sorted(
 
 
 def _accumulate(*args: Any, threads: int | None, **kwargs: Any) -> Slab:
-    from .kernels.slabs import accumulate
+    from ..kernels.slabs import accumulate
 
     return accumulate(*args, n_threads=threads or n_threads(), **kwargs)
 

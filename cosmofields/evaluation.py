@@ -1,35 +1,33 @@
-"""A reconstruction against the truth: scores and spectra of a pair of Datasets, and their table.
+"""A reconstruction against the truth: every statistic of a pair of Datasets, and their table.
 
 :func:`evaluate` compares two Datasets; :func:`scores_table` and :func:`format_table` set several
-results side by side, as numbers and as text.  The figures are in :mod:`cosmofields.plotting`.
+results side by side, as numbers and as text.  The figures are in :mod:`cosmofields.plotting`; the
+parts of a larger box are scored by :mod:`cosmofields.boxes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from dask.base import compute
 from numpy.typing import ArrayLike
 
-from . import spectral, statistics
-from .conventions import (
-    COMPONENTS,
-    CONVENTIONS,
-    FIELDS,
-    GridMismatchError,
-    MissingVariableError,
-    check_same_grid,
-    listing,
-    periodic_grid,
-    variable,
+from .comparison import (
+    ANGLES,
+    ELLS,
+    MOMENTS,
+    Measure,
+    Row,
+    compare,
+    pair_makers,
+    shared_fields,
+    shared_los,
+    spacing,
+    value_edges,
 )
-from .derivatives import divergence
-from .kernels.cells import ratio
-
-SCORED = ("density", "velocity", "momentum")
+from .conventions import COMPONENTS, CONVENTIONS, NotPeriodicError, grid_of, listing
 
 _ALL, _VECTOR, _PARTS = ("field",), ("vector",), ("vector", "component")
 _OWN = "those of the coordinate `units`"
@@ -51,70 +49,131 @@ _SCORES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "undirected_cells": (_VECTOR, "cells without a misalignment, where a vector is zero", "1"),
 }
 _SQUARED = "square of the coordinate `units`, times (Mpc/h)^3"
-_SPECTRA = {
-    "power_predicted": ("power spectrum of the prediction", _SQUARED),
-    "power_true": ("power spectrum of the truth", _SQUARED),
-    "power_cross": ("cross spectrum of prediction and truth", _SQUARED),
-    "relative_deviation": ("R = P_predicted / P_true - 1", "1"),
-    "correlation": ("r = P_cross / sqrt(P_predicted P_true)", "1"),
-    "transfer": ("T = P_cross / P_true", "1"),
+_MODES, _POLES = ("field", "k"), ("field", "ell", "k")
+_LAGS, _PLANE = ("field", "ell", "r"), ("field", "r_perp", "r_par")
+_BINS, _JOINT = ("field", "value_bin"), ("scalar", "value_bin", "value_bin_true")
+_RELATION = ("scalar", "value_bin", "density_bin")
+# Every variable that has a row for each field, in the order in which a result shows them.
+VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "cells": (_ALL, "cells compared", "1"),
+    **_SCORES,
+    "component_moments": (
+        ("vector_field", "component", "moment"),
+        "moments and scores of each component, by which boxes are pooled",
+        _OWN,
+    ),
+    "power_predicted": (_MODES, "power spectrum of the prediction", _SQUARED),
+    "power_true": (_MODES, "power spectrum of the truth", _SQUARED),
+    "power_cross": (_MODES, "cross spectrum of prediction and truth", _SQUARED),
+    "relative_deviation": (_MODES, "R = P_predicted / P_true - 1", "1"),
+    "correlation": (_MODES, "r = P_cross / sqrt(P_predicted P_true)", "1"),
+    "transfer": (_MODES, "T = P_cross / P_true", "1"),
+    "multipoles_predicted": (_POLES, "multipoles of the prediction's power", _SQUARED),
+    "multipoles_true": (_POLES, "multipoles of the truth's power", _SQUARED),
+    "xi_predicted": (_LAGS, "correlation function of the prediction", f"square of {_OWN}"),
+    "xi_true": (_LAGS, "correlation function of the truth", f"square of {_OWN}"),
+    "xi_2d_predicted": (_PLANE, "xi(r_perp, r_par) of the prediction", f"square of {_OWN}"),
+    "xi_2d_true": (_PLANE, "xi(r_perp, r_par) of the truth", f"square of {_OWN}"),
+    "histogram_predicted": (_BINS, "cells with a predicted value; vector: all components", "1"),
+    "histogram_true": (_BINS, "cells with a true value; vector: all components", "1"),
+    "outside_predicted": (_ALL, "predicted values outside the bins", "1"),
+    "outside_true": (_ALL, "true values outside the bins", "1"),
+    "misalignment_histogram": (("vector", "angle"), "cells with an angle 1 - cos phi", "1"),
+    "joint": (_JOINT, "cells with a predicted and a true value", "1"),
+    "density_relation_predicted": (_RELATION, "cells with a value and density, predicted", "1"),
+    "density_relation_true": (_RELATION, "cells with a value and density, true", "1"),
 }
 
 Table = dict[str, dict[str, dict[str, Any]]]
 
 
 def evaluate(
-    predicted: xr.Dataset, true: xr.Dataset, *, edges: ArrayLike | None = None
+    predicted: xr.Dataset,
+    true: xr.Dataset,
+    *,
+    edges: ArrayLike | None = None,
+    separations: ArrayLike | None = None,
+    limits: Mapping[str, tuple[float, float]] | None = None,
+    taper: float | None = None,
 ) -> xr.Dataset:
-    """Score predicted fields against the true ones.
+    """Measure predicted fields against the true ones: every score, spectrum and distribution.
 
     Every field of ``density``, ``velocity`` and ``momentum`` that both Datasets hold is compared;
-    for a vector so is its divergence.
+    for a vector so are its magnitude, divergence and curl.  A momentum that a Dataset does not
+    hold is density times velocity.
 
     Parameters
     ----------
     predicted, true : Dataset
-        Two versions of one universe on the same periodic grid, under the same variable names.
+        Two versions of one universe on the same grid, under the same variable names.
     edges : array, optional
         Edges of the k bins in h/Mpc; see :func:`~cosmofields.spectral.power_spectrum`.
+    separations : array, optional
+        Edges of the r bins in Mpc/h; see :func:`~cosmofields.correlation.correlation_function`.
+    limits : mapping of field to (low, high), optional
+        Limits of the 100 bins of a field's values, e.g. ``{"velocity_magnitude": (0, 1500)}``.
+        By default they are fixed, so that counts of several boxes add up.
+    taper : float, optional
+        For a part of a box (``attrs["periodic"]`` False): where its field is taken to zero for the
+        spectra, see :func:`~cosmofields.spectral.power_spectrum`.  Without derivatives and
+        correlation functions then; :func:`~cosmofields.boxes.evaluate_sub_boxes` has derivatives.
 
     Returns
     -------
-    Dataset, dims (field, vector, component, k)
-        ``field`` runs over the scalars and vectors compared, with the divergences as
-        ``velocity_divergence`` and ``momentum_divergence``; the coordinate ``units`` holds their
-        units.  Fits into Zarr and NetCDF.  Variables:
+    Dataset
+        ``field`` runs over what was compared: ``density``, ``velocity``, ``velocity_magnitude``,
+        ``velocity_divergence``, ``velocity_curl`` and the same of ``momentum``, with their
+        ``units``; ``vector`` over velocity and momentum, ``vector_field`` over all vectors,
+        ``scalar`` over all scalars.  Fits into Zarr and NetCDF.  Variables:
 
-        - (field): ``correlation_coefficient`` (vector: mean of the components), ``rms_error``
-          (vector: sqrt of the mean square over components), ``slope`` of true on predicted
-          (vector: all components together), ``mean_predicted``, ``std_predicted``, ``mean_true``,
-          ``std_true`` (vector: of its magnitude);
+        - (field): ``cells``, ``correlation_coefficient`` (vector: mean of the components),
+          ``rms_error`` (vector: sqrt of the mean square over components), ``slope`` of true on
+          predicted (vector: all components together), ``mean_predicted``, ``std_predicted``,
+          ``mean_true``, ``std_true`` (vector: of its magnitude);
         - (vector, component): ``component_correlation``, ``component_rms_error``,
-          ``component_slope``;
+          ``component_slope``; (vector_field, component, moment): ``component_moments``, the scores
+          and moments of every component;
         - (vector): ``magnitude_correlation``, ``misalignment_mean`` and ``misalignment_std`` of
           1 - cos phi, and ``undirected_cells``, the number of cells left out of these two because
-          a vector is zero there;
+          a vector is zero there; (vector, angle): ``misalignment_histogram``, cells;
         - (field, k): ``power_predicted``, ``power_true``, ``power_cross``,
           ``relative_deviation`` R, ``correlation`` r and ``transfer`` T of
-          :func:`~cosmofields.spectral.spectra`;
-        - (k): ``modes``, ``k_mean``.
+          :func:`~cosmofields.spectral.spectra`; (k): ``modes``, ``k_mean``;
+        - (field, ell, k): ``multipoles_predicted``, ``multipoles_true``, l = 0, 2, 4;
+        - (field, ell, r): ``xi_predicted``, ``xi_true``; (r): ``pairs``, ``r_mean``;
+          (field, r_perp, r_par): ``xi_2d_predicted``, ``xi_2d_true``; see
+          :func:`~cosmofields.correlation.correlations`;
+        - (field, value_bin): ``histogram_predicted``, ``histogram_true``, counts of cells, of a
+          vector those of all components together; (field): ``outside_predicted``,
+          ``outside_true``, what lies in no bin; edges are ``value_bounds``, spaced as
+          ``value_spacing`` says;
+        - (scalar, value_bin, value_bin_true): ``joint``, cells with that predicted and true value;
+        - (scalar, value_bin, density_bin): ``density_relation_predicted`` and
+          ``density_relation_true``, cells with that value and density, both predicted or both
+          true; the density's bins are its ``value_bounds``.
 
-        The variables of vectors are absent when no vector was compared.  ``attrs`` say what was
-        scored on what: ``box_size``, ``redshift``, ``los``, ``n_grid``, ``cell_size``.
+        What belongs to fields that were not compared is absent.  The line of sight is that of
+        either Dataset's ``attrs["los"]``; without one there are no multipoles, no
+        xi(r_perp, r_par) and only l = 0 of xi.  ``attrs`` say what was measured on what:
+        ``box_size``, ``periodic``, ``redshift``, ``los``, ``n_grid``, ``cell_size``.
 
     Raises
     ------
     MissingVariableError
         If the Datasets have no field in common.
-    GridMismatchError, NotPeriodicError, DimensionError
-        If the grids or redshifts differ, or are not the whole box.
+    NotPeriodicError
+        If a box is not periodic, and no ``taper`` is given.
+    GridMismatchError, DimensionError
+        If the grids or redshifts differ, a field does not span its box, or edges or limits are
+        none.
     CosmofieldsError
         If a field holds NaN or infinity.
 
     Notes
     -----
-    Eager: each field is computed once and held whole; with one that takes long to compute, store
-    the Dataset first.  Scores over cells depend on the cell size.
+    Eager.  The fields are computed once, together, and held whole where they fit in memory.  Where
+    they do not, each statistic streams what it reads, and computes it anew: with fields that take
+    long to compute, store the Dataset first.  Scores over cells depend on the cell size.
 
     Examples
     --------
@@ -122,52 +181,103 @@ def evaluate(
 
         result = evaluate(reconstructed, truth)
         abs(result.relative_deviation.sel(field="velocity", k=slice(0.05, 0.2))).max()
+
+    How the true divergence is distributed where the prediction is in bin 50::
+
+        result.joint.sel(scalar="velocity_divergence", value_bin=50)
     """
-    names = [name for name in SCORED if name in predicted and name in true]
-    if not names:
-        raise MissingVariableError(
-            f"No field to compare: the prediction holds {listing(predicted.data_vars) or 'nothing'}"
-            f", the truth {listing(true.data_vars) or 'nothing'}; expected one of "
-            f"{listing(SCORED)} in both"
-        )
-    z_predicted, z_true = predicted.attrs.get("redshift"), true.attrs.get("redshift")
-    if z_predicted is not None and z_true is not None and abs(z_predicted - z_true) > 1e-4:
-        raise GridMismatchError(
-            f"The prediction is at redshift {z_predicted}, the truth at {z_true}; "
-            "expected two versions of one universe at one time"
-        )
-    scores: dict[str, dict[str, Any]] = {}
-    details: dict[str, dict[str, Any]] = {}
-    spectra: dict[str, xr.Dataset] = {}
+    values = value_edges(limits)
+    for ds in (predicted, true):
+        if taper is None and not ds.attrs.get("periodic", True):
+            raise NotPeriodicError(
+                "evaluate needs a periodic box; attrs['periodic'] is False here. Pass taper=0.2 "
+                "for a part of a box, or evaluate_sub_boxes(predicted, true, size) the whole"
+            )
+    how = Measure(edges, separations, values, shared_los(predicted, true), taper)
+    fields = shared_fields(predicted, true)
+    rows: dict[str, Row] = {}
     units: dict[str, str] = {}
-
-    def compare(p: xr.DataArray, t: xr.DataArray) -> None:
+    for make in pair_makers(fields):
+        p, t = make()
         name = str(t.name)
-        if "component" in t.dims:
-            scores[name], details[name] = _score_vector(p, t)
-        else:
-            scores[name] = _values(statistics.cell_statistics(p, t))
-        spectra[name] = spectral.spectra(p, t, edges=edges)
-        units[name] = t.attrs["units"]
+        rows[name], shared = compare(p, t, fields.get("density"), how)
+        units[name] = str(t.attrs["units"])
+    result = assemble(rows, shared, units, how)
+    return result.assign_attrs(facts(predicted, true, next(iter(fields.values()))[1], list(fields)))
 
-    for name in names:
-        pair = variable(predicted, name), variable(true, name)
-        check_same_grid(*pair)
-        grid = periodic_grid(pair[1], what="evaluate")
-        p, t = compute(*pair)
-        compare(p, t)
-        if FIELDS[name].is_vector:
-            compare(*(divergence(v).rename(f"{name}_divergence") for v in (p, t)))
-    result = _assemble(scores, details, spectra, units)
-    facts = {key: true.attrs[key] for key in ("box_size", "redshift", "los") if key in true.attrs}
-    result.attrs = {
+
+def facts(
+    predicted: xr.Dataset, true: xr.Dataset, field: xr.DataArray, names: list[str]
+) -> dict[str, Any]:
+    """Attributes of a result: what was compared on what."""
+    found = {**predicted.attrs, **{k: v for k, v in true.attrs.items() if v is not None}}
+    grid = grid_of(field, what="evaluate")
+    return {
         "title": f"prediction against truth: {listing(names)}",
-        **facts,
+        **{key: found[key] for key in ("redshift", "los") if found.get(key) is not None},
+        "box_size": field.attrs["box_size"],
+        # A number, for NetCDF has no booleans.
+        "periodic": int(field.attrs.get("periodic", True)),
         "n_grid": list(grid.shape),
         "cell_size": list(grid.cell_size),
         "Conventions": CONVENTIONS,
     }
-    return result
+
+
+def assemble(
+    rows: Mapping[str, Row],
+    shared: Mapping[Hashable, xr.Variable],
+    units: Mapping[str, str],
+    how: Measure,
+) -> xr.Dataset:
+    """One Dataset of the rows of all fields, with the bins that they share."""
+    groups = {
+        "field": list(rows),
+        "vector": [name for name, row in rows.items() if "misalignment_mean" in row],
+        "vector_field": [name for name, row in rows.items() if "component_moments" in row],
+        "scalar": [name for name, row in rows.items() if "joint" in row],
+    }
+    # Object strings, since fixed-width ones have no stable form in Zarr v3.
+    coords: dict[Hashable, Any] = {
+        group: (group, np.array(names, dtype=object)) for group, names in groups.items() if names
+    }
+    coords["units"] = ("field", np.array(list(units.values()), dtype=object))
+    edges = np.stack([how.values[name] for name in rows])
+    coords["value_bounds"] = (
+        ("field", "value_bin", "bound"),
+        np.stack([edges[:, :-1], edges[:, 1:]], axis=-1),
+        {"units": _OWN, "long_name": "edges of the bins of values"},
+    )
+    coords["value_spacing"] = ("field", np.array([spacing(name) for name in rows], dtype=object))
+    n_values = edges.shape[1] - 1
+    coords["value_bin"] = np.arange(n_values)
+    if groups["scalar"]:
+        coords["value_bin_true"] = np.arange(n_values)
+    if any("density_relation_true" in row for row in rows.values()):
+        coords["density_bin"] = np.arange(n_values)
+    if groups["vector_field"]:
+        coords["component"] = COMPONENTS
+        coords["moment"] = np.array(MOMENTS, dtype=object)
+        coords["angle"] = (
+            "angle",
+            (ANGLES[:-1] + ANGLES[1:]) / 2,
+            {"units": "1", "long_name": "1 - cos phi", "bounds": "angle_bounds"},
+        )
+        coords["angle_bounds"] = (("angle", "bound"), np.stack([ANGLES[:-1], ANGLES[1:]], axis=1))
+    first = next(iter(rows.values()))
+    if how.los is not None:
+        coords["ell"] = list(ELLS)
+    elif "xi_true" in first:
+        coords["ell"] = [0]
+    counts = ("modes", "k_mean", "pairs", "r_mean")
+    coords |= {key: value for key, value in shared.items() if key not in counts}
+    variables: dict[str, Any] = {}
+    for key, (dims, long_name, unit) in VARIABLES.items():
+        values = [row[key] for row in rows.values() if key in row]
+        if values:
+            variables[key] = (dims, np.stack(values), {"long_name": long_name, "units": unit})
+    variables |= {key: shared[key] for key in counts if key in shared}
+    return xr.Dataset(variables, coords)
 
 
 def scores_table(results: Mapping[str, xr.Dataset]) -> Table:
@@ -282,63 +392,3 @@ def _scores_of(result: xr.Dataset) -> dict[str, dict[str, Any]]:
             scores = table.setdefault(str(name), {"units": units})
             scores[key] = plain(result[key].sel({dims[0]: name}))
     return table
-
-
-def _values(scores: xr.Dataset) -> dict[str, Any]:
-    return {str(name): value.values for name, value in scores.data_vars.items()}
-
-
-def _score_vector(
-    predicted: xr.DataArray, true: xr.DataArray
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Scores of a vector as one field, and those that only a vector has."""
-    parts = _values(statistics.cell_statistics(predicted, true))
-    size = _values(
-        statistics.cell_statistics(statistics.magnitude(predicted), statistics.magnitude(true))
-    )
-    angle = statistics.misalignment(predicted, true).values
-    angle = angle[np.isfinite(angle)].astype(np.float64)
-    variance = parts["std_predicted"] ** 2
-    scores = {
-        **size,
-        "correlation_coefficient": parts["correlation_coefficient"].mean(),
-        "rms_error": np.sqrt((parts["rms_error"] ** 2).mean()),
-        "slope": ratio(np.nansum(parts["slope"] * variance), variance.sum()),
-    }
-    details = {
-        "component_correlation": parts["correlation_coefficient"],
-        "component_rms_error": parts["rms_error"],
-        "component_slope": parts["slope"],
-        "magnitude_correlation": size["correlation_coefficient"],
-        "misalignment_mean": angle.mean() if angle.size else np.nan,
-        "misalignment_std": angle.std() if angle.size else np.nan,
-        "undirected_cells": true[0].size - angle.size,
-    }
-    return scores, details
-
-
-def _assemble(
-    scores: Mapping[str, Mapping[str, Any]],
-    details: Mapping[str, Mapping[str, Any]],
-    spectra: Mapping[str, xr.Dataset],
-    units: Mapping[str, str],
-) -> xr.Dataset:
-    """One Dataset of the scores and spectra of each field and vector."""
-    # Object strings, since fixed-width ones have no stable form in Zarr v3.
-    bins = next(iter(spectra.values())).drop_vars(list(_SPECTRA))
-    result = bins.assign_coords(
-        field=np.array(list(units), dtype=object),
-        units=("field", np.array(list(units.values()), dtype=object)),
-    )
-    if details:
-        vectors = np.array(list(details), dtype=object)
-        result = result.assign_coords(vector=vectors, component=COMPONENTS)
-    for key, (dims, long_name, unit) in _SCORES.items():
-        rows = scores if dims == _ALL else details
-        if rows:
-            values = np.stack([row[key] for row in rows.values()])
-            result[key] = (dims, values, {"long_name": long_name, "units": unit})
-    for key, (long_name, unit) in _SPECTRA.items():
-        values = np.stack([spectrum[key].values for spectrum in spectra.values()])
-        result[key] = (("field", "k"), values, {"long_name": long_name, "units": unit})
-    return result

@@ -60,19 +60,29 @@ def result(predicted, true):
 
 
 def test_labels(result):
-    vectors = ["velocity", "momentum"]
-    fields = ["density", "velocity", "velocity_divergence", "momentum", "momentum_divergence"]
+    made = ["", "_magnitude", "_divergence", "_curl"]
+    fields = ["density", *(name + what for name in ("velocity", "momentum") for what in made)]
     assert result.field.values.tolist() == fields
-    assert result.vector.values.tolist() == vectors
+    assert result.vector.values.tolist() == ["velocity", "momentum"]
+    assert result.vector_field.values.tolist() == [
+        name for name in fields if name in ("velocity", "momentum") or "curl" in name
+    ]
+    assert result.scalar.values.tolist() == [
+        name for name in fields if name not in result.vector_field.values
+    ]
     assert result.component.values.tolist() == ["x", "y", "z"]
+    assert result.ell.values.tolist() == [0, 2, 4]
     per_length = "km/s/(Mpc/h)"
-    assert result.units.values.tolist() == ["1", "km/s", per_length, "km/s", per_length]
+    of_vector = ["km/s", "km/s", per_length, per_length]
+    assert result.units.values.tolist() == ["1", *of_vector, *of_vector]
     assert result.attrs["box_size"] == BOX
     assert result.attrs["redshift"] == 0.59
     assert result.attrs["n_grid"] == [12, 12, 12]
     assert result.attrs["cell_size"] == [10.0, 10.0, 10.0]
     assert all("long_name" in value.attrs for value in result.data_vars.values())
-    assert result.nbytes < 20_000
+    assert result.attrs["los"] == "z"
+    assert result.attrs["periodic"] == 1
+    assert result.nbytes < 2_000_000
 
 
 def test_scores_are_those_of_the_statistics(result, predicted, true):
@@ -134,7 +144,13 @@ def test_only_common_fields_are_scored(predicted, true):
     assert "vector" not in only.dims
     assert "misalignment_mean" not in only
     velocity = evaluate(predicted, true[["velocity"]])
-    assert velocity.field.values.tolist() == ["velocity", "velocity_divergence"]
+    assert velocity.field.values.tolist() == [
+        "velocity",
+        "velocity_magnitude",
+        "velocity_divergence",
+        "velocity_curl",
+    ]
+    assert "density_relation_true" not in velocity
 
 
 def test_edges_are_passed_on(predicted, true):
@@ -152,7 +168,8 @@ def test_zero_vectors_are_counted(predicted, true):
     assert scores_table({"none": nothing})["none"]["velocity"]["slope"] is None
 
 
-def test_lazy_fields_give_the_same_and_are_computed_once(predicted, true, result):
+def test_lazy_fields_give_the_same_and_are_computed_once(predicted, true):
+    velocity_alone = evaluate(predicted[["velocity"]], true)
     calls = []
 
     def count(block):
@@ -164,7 +181,7 @@ def test_lazy_fields_give_the_same_and_are_computed_once(predicted, true, result
         data=lazy.velocity.data.map_blocks(count, meta=np.empty((0,) * 4, np.float32))
     )
     from_lazy = evaluate(lazy, true.chunk({"x": 5}))
-    xr.testing.assert_allclose(from_lazy, result.sel(field=from_lazy.field, vector=["velocity"]))
+    xr.testing.assert_allclose(from_lazy, velocity_alone)
     assert len(calls) == 3
     assert dask.is_dask_collection(lazy)
 

@@ -231,7 +231,7 @@ def _fastest(speed: NDArray[np.floating]) -> float:
 
 def _moved(*args: Any, **options: Any) -> NDArray[np.float32]:
     position, folded = _move(*args, **options)
-    log.info("to_real_space: %d of %d tracers have several solutions", folded, len(position))
+    log.info("to_real_space: %d of %d tracers have more than one solution", folded, len(position))
     return position
 
 

@@ -7,8 +7,8 @@
     whose odd derivative is zero.  In memory or out of core, as any transform.
 ``"finite"``
     (f(x + H) - f(x - H)) / 2 H, H the cell: in modes i q f(k) with q = sin(k H) / H, which falls
-    short of k by a share (k H)^2 / 6.  It looks no further than the next cells, so that a jump, an empty
-    cell or a seam stays where it is.  Chunk by chunk.
+    short of k by a share of (k H)^2 / 6.  It looks no further than the next cells, so that a jump,
+    an empty cell or a seam stays where it is.  Chunk by chunk.
 
 Both need the whole periodic box: of a part of one, take the derivative first and cut it then.
 """

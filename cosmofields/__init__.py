@@ -14,6 +14,8 @@ _EXPORTS = {
     "CosmofieldsError": "cosmofields.conventions",
     "Cosmology": "cosmofields.cosmology",
     "cell_statistics": "cosmofields.statistics",
+    "clustering": "cosmofields.clustering",
+    "combine": "cosmofields.boxes",
     "correlation_2d": "cosmofields.correlation",
     "correlation_function": "cosmofields.correlation",
     "correlation_multipoles": "cosmofields.correlation",
@@ -21,12 +23,16 @@ _EXPORTS = {
     "curl": "cosmofields.derivatives",
     "divergence": "cosmofields.derivatives",
     "evaluate": "cosmofields.evaluation",
+    "evaluate_sub_boxes": "cosmofields.boxes",
     "format_table": "cosmofields.evaluation",
     "from_arrays": "cosmofields.catalog",
     "gradient": "cosmofields.derivatives",
+    "helmholtz": "cosmofields.derivatives",
+    "histogram": "cosmofields.statistics",
     "joint_distribution": "cosmofields.statistics",
     "linear_theory": "cosmofields.linear",
     "linear_velocity": "cosmofields.linear",
+    "longitudinal": "cosmofields.derivatives",
     "magnitude": "cosmofields.statistics",
     "misalignment": "cosmofields.statistics",
     "multipoles": "cosmofields.spectral",
@@ -36,18 +42,23 @@ _EXPORTS = {
     "paint": "cosmofields.painting",
     "paint_matter": "cosmofields.painting",
     "plotting": "cosmofields.plotting",
+    "pool": "cosmofields.statistics",
     "power_spectrum": "cosmofields.spectral",
     "predict": "cosmofields.inference",
     "predict_density": "cosmofields.inference",
     "predict_velocity": "cosmofields.inference",
     "reconstruct": "cosmofields.reconstruction",
+    "report": "cosmofields.report",
     "sample": "cosmofields.sampling",
     "scores_table": "cosmofields.evaluation",
     "select": "cosmofields.catalog",
     "spectra": "cosmofields.spectral",
+    "sub_boxes": "cosmofields.boxes",
     "to_real_space": "cosmofields.sampling",
     "to_redshift_space": "cosmofields.catalog",
+    "transverse": "cosmofields.derivatives",
     "tutorial": "cosmofields.tutorial",
+    "wedges": "cosmofields.spectral",
     "write_store": "cosmofields.store",
 }
 
@@ -55,7 +66,9 @@ __all__ = sorted(_EXPORTS)
 
 if TYPE_CHECKING:
     from . import plotting, tutorial
+    from .boxes import combine, evaluate_sub_boxes, sub_boxes
     from .catalog import from_arrays, select, to_redshift_space
+    from .clustering import clustering
     from .conventions import CosmofieldsError
     from .correlation import (
         correlation_2d,
@@ -64,16 +77,24 @@ if TYPE_CHECKING:
         correlations,
     )
     from .cosmology import Cosmology
-    from .derivatives import curl, divergence, gradient
+    from .derivatives import curl, divergence, gradient, helmholtz, longitudinal, transverse
     from .evaluation import evaluate, format_table, scores_table
     from .inference import predict, predict_density, predict_velocity
     from .linear import linear_theory, linear_velocity
     from .painting import paint, paint_matter
     from .readers import open_box, open_catalog
     from .reconstruction import reconstruct
+    from .report import report
     from .sampling import sample, to_real_space
-    from .spectral import multipoles, power_spectrum, spectra
-    from .statistics import cell_statistics, joint_distribution, magnitude, misalignment
+    from .spectral import multipoles, power_spectrum, spectra, wedges
+    from .statistics import (
+        cell_statistics,
+        histogram,
+        joint_distribution,
+        magnitude,
+        misalignment,
+        pool,
+    )
     from .store import open_store, write_store
 
 

@@ -53,6 +53,27 @@ def test_repr_of_each_stage(halos: xr.Dataset, observed: xr.Dataset) -> None:
     assert ".evaluate(true, edges=None)" in repr(fields.recon)
     assert ".divergence()" in repr(fields["velocity"].recon)
     assert ".gradient()" in repr(fields["density"].recon)
+    assert ".misalignment(true)" in repr(fields["velocity"].recon)
+    assert ".misalignment(true)" not in repr(fields["density"].recon)
+
+
+def test_repr_of_results_and_parts(halos: xr.Dataset, observed: xr.Dataset) -> None:
+    assert ".to_real_space(velocity)" in repr(halos.recon.to_redshift_space().recon)
+    assert ".to_real_space" not in repr(halos.recon)
+    fields = observed.recon.linear_theory(bias=1.5)
+    scores = repr(fields.recon.evaluate(fields).recon)
+    assert "scores of density, velocity, velocity_magnitude" in scores
+    assert "scores_table" in scores
+    parts = fields.recon.evaluate_sub_boxes(fields, 50)
+    assert "scores over 8 boxes" in repr(parts.recon)
+    assert "cosmofields.combine(scores)" in repr(parts.recon)
+    assert "scores_table" in repr(cf.combine(parts).recon)
+    part = fields.recon.sub_boxes(50)[0]
+    assert part.recon.grid.shape == (8, 8, 8)
+    assert part.recon.grid.lengths == (50, 50, 50)
+    assert "50 Mpc/h, not periodic" in repr(part.recon)
+    assert "taper=0.2" in repr(part["density"].recon)
+    assert ".gradient()" not in repr(part["density"].recon)
 
 
 def test_repr_of_mass_bins(halos: xr.Dataset, observed: xr.Dataset) -> None:
@@ -101,9 +122,10 @@ def test_method_has_the_signature_of_its_function(owner: type, name: str) -> Non
     if name == "select":  # its function's default lies in a room that a start should not load
         assert (mine[0].default, wanted[0].default) == (None, catalog.NUMBER_DENSITY)
         del mine[0], wanted[0]
+    kind = f"xr.{owner.__name__.removesuffix('Recon')}"
     assert mine == wanted
-    assert method.return_annotation == function.return_annotation
-    assert str(of.annotation) == f"xr.{owner.__name__.removesuffix('Recon')}"
+    assert kind in of.annotation.replace("Box", kind).split(" | ")
+    assert method.return_annotation == function.return_annotation.replace("Box", kind)
     assert f":func:`cosmofields.{name}`" in getattr(owner, name).__doc__
 
 

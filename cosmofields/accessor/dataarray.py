@@ -36,14 +36,27 @@ class DataArrayRecon(Recon):
         extra = [str(dim) for dim in self._obj.dims if dim not in ("component", *AXES)]
         if extra:
             return [f".isel({extra[0]}=0) or .sum({extra[0]!r}) first: spectra are of one field"]
-        derived = ".divergence(), .curl()" if self._is_vector() else ".gradient()"
-        return [".power_spectrum(), .multipoles(), .spectra(true)", derived]
+        if self._obj.attrs.get("periodic", True):
+            derived = ".divergence(), .curl(), .helmholtz()" if self._is_vector() else ".gradient()"
+            steps = [
+                ".power_spectrum(), .multipoles(), .correlations(), .spectra(true)",
+                f"{derived}, .sample(catalog)",
+            ]
+        else:
+            steps = [".power_spectrum(taper=0.2), .spectra(true, taper=0.2): a box that was cut"]
+        angles = ".magnitude(), .misalignment(true), " if self._is_vector() else ""
+        return [*steps, f"{angles}.cell_statistics(true), .histogram(edges=...)"]
 
     # --- spectra ---
 
     @forwards("spectral")
     def power_spectrum(
-        self, other: xr.DataArray | None = None, *, edges: ArrayLike | None = None
+        self,
+        other: xr.DataArray | None = None,
+        *,
+        edges: ArrayLike | None = None,
+        window: str | None = None,
+        taper: float | None = None,
     ) -> xr.Dataset:
         """See :func:`cosmofields.power_spectrum`."""
 
@@ -55,12 +68,36 @@ class DataArrayRecon(Recon):
         ells: Sequence[int] = (0, 2, 4),
         edges: ArrayLike | None = None,
         los: str | None = None,
+        window: str | None = None,
+        taper: float | None = None,
     ) -> xr.Dataset:
         """See :func:`cosmofields.multipoles`."""
 
     @forwards("spectral")
-    def spectra(self, true: xr.DataArray, *, edges: ArrayLike | None = None) -> xr.Dataset:
+    def spectra(
+        self,
+        true: xr.DataArray,
+        *,
+        edges: ArrayLike | None = None,
+        ells: Sequence[int] = (),
+        los: str | None = None,
+        window: str | None = None,
+        taper: float | None = None,
+    ) -> xr.Dataset:
         """See :func:`cosmofields.spectra`."""
+
+    @forwards("spectral")
+    def wedges(
+        self,
+        other: xr.DataArray | None = None,
+        *,
+        mu_edges: ArrayLike = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+        edges: ArrayLike | None = None,
+        los: str | None = None,
+        window: str | None = None,
+        taper: float | None = None,
+    ) -> xr.Dataset:
+        """See :func:`cosmofields.wedges`."""
 
     # --- correlation functions ---
 
@@ -115,16 +152,28 @@ class DataArrayRecon(Recon):
     # --- derivatives ---
 
     @forwards("derivatives")
-    def gradient(self) -> xr.DataArray:
+    def gradient(self, *, method: str = "spectral") -> xr.DataArray:
         """See :func:`cosmofields.gradient`."""
 
     @forwards("derivatives")
-    def divergence(self) -> xr.DataArray:
+    def divergence(self, *, method: str = "spectral") -> xr.DataArray:
         """See :func:`cosmofields.divergence`."""
 
     @forwards("derivatives")
-    def curl(self) -> xr.DataArray:
+    def curl(self, *, method: str = "spectral") -> xr.DataArray:
         """See :func:`cosmofields.curl`."""
+
+    @forwards("derivatives")
+    def helmholtz(self, *, method: str = "spectral") -> xr.Dataset:
+        """See :func:`cosmofields.helmholtz`."""
+
+    @forwards("derivatives")
+    def longitudinal(self, *, method: str = "spectral") -> xr.DataArray:
+        """See :func:`cosmofields.longitudinal`."""
+
+    @forwards("derivatives")
+    def transverse(self, *, method: str = "spectral") -> xr.DataArray:
+        """See :func:`cosmofields.transverse`."""
 
     # --- cell by cell ---
 
@@ -142,10 +191,27 @@ class DataArrayRecon(Recon):
 
     @forwards("statistics")
     def joint_distribution(
-        self, true: xr.DataArray, *, limits: tuple[float, float], bins: int = 100
+        self,
+        second: xr.DataArray,
+        *,
+        edges: ArrayLike,
+        other_edges: ArrayLike | None = None,
+        dims: tuple[str, str] = ("predicted", "true"),
     ) -> xr.DataArray:
         """See :func:`cosmofields.joint_distribution`."""
+
+    @forwards("statistics")
+    def histogram(self, *, edges: ArrayLike) -> xr.DataArray:
+        """See :func:`cosmofields.histogram`."""
+
+    # --- at tracers, and in a part of the box ---
 
     @forwards("sampling")
     def sample(self, catalog: xr.Dataset) -> xr.DataArray:
         """See :func:`cosmofields.sample`."""
+
+    @forwards("boxes")
+    def sub_boxes(
+        self, size: float | Sequence[float], *, stride: float | Sequence[float] | None = None
+    ) -> list[xr.DataArray]:
+        """See :func:`cosmofields.sub_boxes`."""

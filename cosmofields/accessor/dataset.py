@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,11 +115,17 @@ class DatasetRecon(Recon):
         """See :func:`cosmofields.to_redshift_space`."""
 
     @forwards("sampling")
-    def to_real_space(self, velocity: xr.DataArray) -> xr.Dataset:
+    def to_real_space(self, velocity: xr.DataArray, *, dispersion: float = 90.0) -> xr.Dataset:
         """See :func:`cosmofields.to_real_space`."""
 
     @forwards("painting")
-    def paint(self, n_grid: int | Sequence[int] = 128, *, weighting: str = "mass") -> xr.Dataset:
+    def paint(
+        self,
+        n_grid: int | Sequence[int] = 128,
+        *,
+        weighting: str = "mass",
+        interlaced: bool = False,
+    ) -> xr.Dataset:
         """See :func:`cosmofields.paint`."""
 
     @forwards("painting")
@@ -198,5 +204,52 @@ class DatasetRecon(Recon):
     # --- the fields of a box ---
 
     @forwards("evaluation")
-    def evaluate(self, true: xr.Dataset, *, edges: ArrayLike | None = None) -> xr.Dataset:
+    def evaluate(
+        self,
+        true: xr.Dataset,
+        *,
+        edges: ArrayLike | None = None,
+        separations: ArrayLike | None = None,
+        limits: Mapping[str, tuple[float, float]] | None = None,
+        taper: float | None = None,
+    ) -> xr.Dataset:
         """See :func:`cosmofields.evaluate`."""
+
+    @forwards("boxes")
+    def sub_boxes(
+        self, size: float | Sequence[float], *, stride: float | Sequence[float] | None = None
+    ) -> list[xr.Dataset]:
+        """See :func:`cosmofields.sub_boxes`."""
+
+    @forwards("boxes")
+    def evaluate_sub_boxes(
+        self,
+        true: xr.Dataset,
+        size: float | Sequence[float],
+        *,
+        stride: float | Sequence[float] | None = None,
+        taper: float = 0.2,
+        edges: ArrayLike | None = None,
+        limits: Mapping[str, tuple[float, float]] | None = None,
+        progress: bool = False,
+    ) -> xr.Dataset:
+        """See :func:`cosmofields.evaluate_sub_boxes`."""
+
+    @forwards("report")
+    def report(
+        self,
+        true: xr.Dataset,
+        out: str | Path,
+        *,
+        linear: xr.Dataset | None = None,
+        observed: xr.Dataset | None = None,
+        halos: xr.Dataset | None = None,
+        halos_true: xr.Dataset | None = None,
+        sub_boxes: float | Sequence[float] | None = None,
+        stride: float | Sequence[float] | None = None,
+        training: xr.Dataset | Mapping[str, xr.Dataset] | None = None,
+        title: str | None = None,
+        command: str | None = None,
+        console: Console | None = None,
+    ) -> xr.DataTree:
+        """See :func:`cosmofields.report`."""

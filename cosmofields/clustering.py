@@ -138,7 +138,8 @@ def _common_los(catalogs: Mapping[str, xr.Dataset], los: str | None) -> str:
 def _density(catalog: xr.Dataset, n_grid: int | Sequence[int]) -> xr.DataArray:
     """All tracers as one bin, by number; in memory if it fits, since it is used twice."""
     one_bin = catalog.drop_vars("mass_bin", errors="ignore")
-    field = paint(one_bin, n_grid, weighting="number")["halo_density"].isel(mass_bin=0)
+    painted = paint(one_bin, n_grid, weighting="number", interlaced=True)
+    field = painted["halo_density"].isel(mass_bin=0)
     return field.compute() if fits(field.nbytes, "clustering") else field
 
 

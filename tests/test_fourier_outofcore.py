@@ -12,7 +12,14 @@ import pytest
 import xarray as xr
 
 from cosmofields.conventions import AXES, label, make_grid
-from cosmofields.derivatives import curl, divergence, gradient
+from cosmofields.derivatives import (
+    curl,
+    divergence,
+    gradient,
+    helmholtz,
+    longitudinal,
+    transverse,
+)
 from cosmofields.fourier import inverse, transform
 from cosmofields.linear import linear_density, linear_theory, linear_velocity, potential_flow
 from cosmofields.spectral import multipoles, power_spectrum, spectra
@@ -62,6 +69,9 @@ FIELDS = {
     "gradient": lambda s: (gradient, scalar(s)),
     "divergence": lambda s: (divergence, vector(s)),
     "curl": lambda s: (curl, vector(s)),
+    "longitudinal": lambda s: (longitudinal, vector(s)),
+    "transverse": lambda s: (transverse, vector(s)),
+    "finite longitudinal": lambda s: (lambda v: longitudinal(v, method="finite"), vector(s)),
     "flow": lambda s: (potential_flow, scalar(s)),
     "density": lambda s: (lambda o: linear_density(o, bias=BIAS), halos(s)),
     "velocity": lambda s: (lambda o: linear_velocity(o, bias=BIAS), halos(s)),
@@ -135,6 +145,19 @@ def test_the_three_fields_of_linear_theory():
     np.testing.assert_array_equal(got["momentum"], got["velocity"] * got["density"])
 
 
+def test_the_two_parts_of_a_vector(count_computes):
+    """In one compute, and by pencils they still add up to the last bit."""
+    source = vector(SHAPES[1])
+    with dask.config.set(SMALL):
+        lazy = helmholtz(chunked(source, CHUNKS[0]))
+        with count_computes() as computes:
+            got = lazy.compute()
+    assert computes.total == 1
+    first, rest = got["longitudinal"].values, got["transverse"].values
+    np.testing.assert_array_equal(rest, source.values - first)
+    assert_equal(got["longitudinal"], longitudinal(source))
+
+
 def test_the_budget_decides_and_the_log_says_so(caplog):
     field = scalar(SHAPES[0]).chunk()
     for budget, way in ((SMALL, "out of core"), (LARGE, "in memory")):
@@ -191,7 +214,7 @@ def client():
         yield client
 
 
-@pytest.mark.parametrize("name", ["transform", "inverse", "curl", "velocity"])
+@pytest.mark.parametrize("name", ["transform", "inverse", "curl", "transverse", "velocity"])
 def test_two_processes_equal_threads(client, name):
     operation, source = FIELDS[name](SHAPES[1])
     lazy = chunked(source, CHUNKS[0])

@@ -1,9 +1,13 @@
 """Cell statistics against closed forms and brute force."""
 
+from itertools import pairwise
+
 import dask
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given
+from hypothesis.strategies import booleans, floats, integers, sampled_from, sets
 
 from cosmofields import statistics as st
 from cosmofields.conventions import (
@@ -12,6 +16,7 @@ from cosmofields.conventions import (
     CosmofieldsError,
     DimensionError,
     GridMismatchError,
+    MissingVariableError,
     make_grid,
 )
 
@@ -107,6 +112,97 @@ def test_zero_vector_has_no_direction():
     angle = st.misalignment(p, t)
     assert int(angle.isnull().sum()) == 2
     assert float(angle.mean()) == pytest.approx(0, abs=1e-10)
+
+
+# --- of several boxes together ---
+
+
+def parts_of(p, t, cuts):
+    """The statistics of slabs along x, on a dim `realization`."""
+    bounds = [0, *cuts, p.sizes["x"]]
+    slabs = [slice(*pair) for pair in pairwise(bounds)]
+    results = [st.cell_statistics(p.isel(x=x), t.isel(x=x)) for x in slabs]
+    return xr.concat(results, "realization")
+
+
+@given(
+    cuts=sets(integers(1, 11), max_size=5).map(sorted),
+    offset=floats(-3e4, 3e4),
+    scale=sampled_from([1e-3, 1.0, 1e3]),
+    is_vector=booleans(),
+)
+def test_pooled_parts_are_the_whole(cuts, offset, scale, is_vector):
+    shape = (3, 12, 4, 5) if is_vector else (12, 4, 5)
+    t = field(scale * (noise(shape) + offset))
+    t[{"x": slice(6)}] += scale  # a trend over the parts
+    p = 0.6 * t + field(scale * noise(shape, 1))
+    pooled, whole = st.pool(parts_of(p, t, cuts)), st.cell_statistics(p, t)
+    assert set(pooled) == set(whole)
+    for name, value in whole.items():
+        np.testing.assert_allclose(pooled[name], value, rtol=1e-10, err_msg=name)
+        assert pooled[name].attrs == value.attrs
+        assert pooled[name].dims == value.dims
+    assert pooled["cells"].dtype == np.int64
+
+
+def test_pooled_constants():
+    """A field that is constant in a part, in each part, or everywhere."""
+    t = field(noise((12, 4, 5)))
+    p = t * 1
+    p[:4] = 0.1
+    pooled, whole = st.pool(parts_of(p, t, [4, 7])), st.cell_statistics(p, t)
+    xr.testing.assert_allclose(pooled, whole, rtol=1e-10)
+    p[4:] = 0.7
+    pooled, whole = st.pool(parts_of(p, t, [4])), st.cell_statistics(p, t)
+    xr.testing.assert_allclose(pooled, whole, rtol=1e-10)
+    assert float(pooled["std_predicted"]) == pytest.approx(0.6 * np.sqrt(2 / 9), rel=1e-6)
+    p[:] = 0.1
+    for cuts in ([4, 7], [1, 2, 3]):
+        pooled, whole = st.pool(parts_of(p, t, cuts)), st.cell_statistics(p, t)
+        xr.testing.assert_allclose(pooled, whole, rtol=1e-10)
+        assert float(pooled["std_predicted"]) == 0
+        assert np.isnan(pooled["correlation_coefficient"])
+        assert np.isnan(pooled["slope"])
+
+
+def test_pooled_misalignment_and_parts_without_cells():
+    """Weighted by the cells that have an angle; a part without any counts for nothing."""
+    v, w = velocity(), velocity(seed=1)
+    v[:, :8, :, :3] = 0
+    v[:, 8:12] = 0
+    angle = st.misalignment(v, w)
+    slabs = [angle.isel(x=slice(start, start + 4)).values for start in range(0, 16, 4)]
+    counts = xr.DataArray([np.isfinite(slab).sum() for slab in slabs], dims="box")
+    assert counts[2] == 0
+    assert counts[0] < counts[3]
+    real = [slab[np.isfinite(slab)].astype(float) for slab in slabs]
+    mean, std = (
+        xr.DataArray([np.nan if not s.size else getattr(s, f)() for s in real], dims="box")
+        for f in ("mean", "std")
+    )
+    mean = mean.assign_coords(box=[4, 5, 6, 7], origin=("box", [0.0, 4.0, 8.0, 12.0]))
+    pooled = st.pool_moments(counts, mean, std, "box")
+    together = np.concatenate(real)
+    np.testing.assert_allclose(pooled, [together.mean(), together.std()], rtol=1e-12)
+    assert not pooled[0].coords
+    nothing = st.pool_moments(counts * 0, mean, std, "box")
+    assert np.isnan(nothing).all()
+
+
+def test_a_nan_in_a_part_with_cells_is_not_hidden():
+    results = parts_of(velocity(), velocity(seed=1), [5])
+    results["mean_true"][0, 1] = np.nan
+    pooled = st.pool(results)
+    assert np.isnan(pooled["std_true"]).values.tolist() == [False, True, False]
+    assert np.isfinite(pooled["std_predicted"]).all()
+
+
+def test_what_cannot_be_pooled():
+    results = parts_of(velocity(), velocity(seed=1), [5])
+    with pytest.raises(MissingVariableError, match="no cells, rms_error in this Dataset"):
+        st.pool(results.drop_vars(["cells", "rms_error"]))
+    with pytest.raises(DimensionError, match=r"dim='box'; expected a dim of the counts"):
+        st.pool(results, "box")
 
 
 # --- laziness, inputs, errors ---

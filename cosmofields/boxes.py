@@ -364,11 +364,10 @@ def join(results: Sequence[xr.Dataset]) -> xr.Dataset:
 
 def _as_realizations(result: xr.Dataset) -> xr.Dataset:
     """A result with ``realization`` first in every variable, without the places of the boxes."""
-    n = result.sizes.get("realization", 1)
     result = result.drop_vars(["origin", "axis", "realization"], errors="ignore")
-    return result.map(
-        lambda v: v if "realization" in v.dims else v.expand_dims(realization=n), keep_attrs=True
-    )
+    n = result.sizes.get("realization", 1)
+    missing = [key for key, value in result.data_vars.items() if "realization" not in value.dims]
+    return result.assign({key: result[key].expand_dims(realization=n) for key in missing})
 
 
 def _check_alike(first: xr.Dataset, other: xr.Dataset) -> None:
@@ -398,7 +397,7 @@ def _volumes(result: xr.Dataset) -> tuple[float, float]:
     sides = np.array(box_lengths(result))
     n = result.sizes.get("realization", 1)
     summed = n * float(np.prod(sides))
-    if "origin" not in result.coords:
+    if "origin" not in result.coords or "realization" not in result.dims:
         return summed, summed
     low = np.round(result["origin"].transpose("realization", "axis").values, 6)
     high = np.round(low + sides, 6)

@@ -270,7 +270,11 @@ def assemble(
     elif "xi_true" in first:
         coords["ell"] = [0]
     counts = ("modes", "k_mean", "pairs", "r_mean")
-    coords |= {key: value for key, value in shared.items() if key not in counts}
+    for key, value in shared.items():
+        if key not in counts:
+            coords[key] = value.copy(deep=False)
+            if str(key).endswith("_bounds"):  # they have those of what they bound, says CF
+                coords[key].attrs.pop("units", None)
     variables: dict[str, Any] = {}
     for key, (dims, long_name, unit) in VARIABLES.items():
         values = [row[key] for row in rows.values() if key in row]
@@ -300,6 +304,8 @@ def scores_table(results: Mapping[str, xr.Dataset]) -> Table:
 def format_table(table: Table) -> str:
     """Text of a :func:`scores_table` for a terminal: a row for each score, a column for each label.
 
+    The magnitude of a vector is in the rows of the vector.
+
     Parameters
     ----------
     table : dict
@@ -311,16 +317,20 @@ def format_table(table: Table) -> str:
         Aligned ASCII text without a final newline.
     """
     lines: list[list[str]] = [["", *table]]
-    for field in dict.fromkeys(name for scores in table.values() for name in scores):
+    names = dict.fromkeys(name for scores in table.values() for name in scores)
+    for field in names:
+        if field.removesuffix("_magnitude") in names.keys() - {field}:
+            continue
         columns = [scores.get(field, {}) for scores in table.values()]
         units = next(column["units"] for column in columns if column)
         lines += [[], [field.replace("_", " ") + ("" if units == "1" else f" [{units}]")]]
-        vector = any("misalignment_mean" in column for column in columns)
+        vector = field.endswith("_curl") or any("misalignment_mean" in c for c in columns)
+        size = f"|{'curl' if field.endswith('_curl') else field[0]}| " if vector else ""
         for title, key, text in _ROWS:
             found = [_find(column, key) for column in columns]
             if any(value is not None for value in found):
                 cells = ["-" if value is None else text(*value) for value in found]
-                lines.append([title.format(f"|{field[0]}| " if vector else ""), *cells])
+                lines.append([title.format(size), *cells])
     rows = [line for line in lines if len(line) > 1]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(

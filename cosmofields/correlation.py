@@ -84,11 +84,15 @@ def correlation_function(
     -----
     Eager.  The mean being that of the box, xi averages to zero over all separations.
 
+    Separations are those of grid nodes.  Edges midway between multiples of the cell, as the
+    default ones are, give each bin the nodes that it covers; others move it by up to half a cell.
+
     Mass assignment spreads each object over the nodes around it: the shot noise of r = 0 leaks to
-    separations below two cells, and xi is smoothed there.  From three cells on the smoothing is
-    mostly harmless.  ``window="cic"`` undoes it, and amplifies what noise and aliases there are
-    near the Nyquist frequency, in the power by 6 on each axis: xi rings from node to node at small
-    r.  Ask it for bins two or more cells wide, beyond two cells.
+    separations below two cells, and xi is smoothed at a few cells.  ``window`` undoes the
+    smoothing.  Points, such as halos, want ``"cic-aliased"``, which puts all shot noise back to
+    r = 0.  ``"cic"`` suits a smooth field: it amplifies what noise and aliases there are near the
+    Nyquist frequency, in the power up to 6 times on each axis, and rings at separations of a few
+    cells where that matters; trust it beyond three cells, in bins two or more cells wide.
 
     Examples
     --------

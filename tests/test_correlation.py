@@ -301,14 +301,16 @@ def test_counts_of_pairs():
     centres = rng.uniform(0, box, (500, 3))
     # Clusters that are long along the line of sight, as fingers of god are.
     points = (centres[rng.integers(0, 500, n)] + rng.normal(0, [3, 3, 6], (n, 3))) % box
-    edges, r_perp, r_par = np.arange(5.0, 33, 3), np.arange(5.0, 26, 4), np.arange(1.5, 26, 4)
+    cell = box / 64
+    edges, r_perp = cell * np.arange(3.5, 20, 2), cell * np.arange(3.5, 15, 2)
+    r_par = cell * np.array([0.0, 2.5, 5.5, 8.5, 11.5])
     result = correlations(
         counted(points, box, 64),
         edges=edges,
         r_perp=r_perp,
         r_par=r_par,
         los="z",
-        window="cic",
+        window="cic-aliased",
     )
     tree = cKDTree(points, boxsize=box)
     first, second = tree.query_pairs(36.0, output_type="ndarray").T

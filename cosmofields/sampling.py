@@ -184,7 +184,8 @@ def to_real_space(
             position.data, speed, _fastest(speed), grid, **options, threads=threads
         )
         counted["folded"] = folded
-    moved = catalog.assign(position=position.copy(data=data).assign_attrs(counted))
+    attrs = {key: value for key, value in position.attrs.items() if key != "folded"} | counted
+    moved = catalog.assign(position=(position.dims, data, attrs))
     what = f"to_real_space: los={AXES[axis]}, dispersion={dispersion:g} km/s"
     return moved.assign_attrs({**step(catalog, what), "space": "real"})
 

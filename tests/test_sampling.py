@@ -325,10 +325,12 @@ def test_moving_stays_lazy(noise, tracers, no_computes, caplog, lazy):
     observed = displaced(tracers, noise, "z")
     expected = to_real_space(observed, noise)
     field = noise if lazy == "catalog" else noise.chunk(component=1, x=4, z=5)
+    observed["position"].attrs["folded"] = 7  # of an earlier move: not of this one
     rows = observed if lazy == "field" else observed.chunk(halo=200)
     with no_computes():
         back = to_real_space(rows, field)
     assert isinstance(back["position"].data, da.Array)
+    assert back["position"].attrs == tracers["position"].attrs
     with caplog.at_level(logging.INFO, "cosmofields"):
         position = back["position"].compute()
     np.testing.assert_array_equal(position, expected["position"])

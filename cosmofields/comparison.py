@@ -51,6 +51,9 @@ MOMENTS = (
     "slope",
 )
 
+# Of these, a vector's are those of its magnitude.
+SIZES = MOMENTS[:4]
+
 # Edges of the bins of 1 - cos phi.
 ANGLES = np.linspace(0, 2, 201)
 _N_VALUES = 100
@@ -258,7 +261,8 @@ def compare(
     Returns
     -------
     row : dict of array
-        Under the names of ``evaluate``'s variables, without the dim of the fields.
+        Under the names of ``evaluate``'s variables, without the dim of the fields.  What a vector
+        takes from its magnitude, which is a field of its own, is not in it.
     shared : dict of Variable
         Bins in k and r, and the modes and pairs in them.
     """
@@ -286,18 +290,18 @@ def compare(
 
 
 def _vector_scores(predicted: xr.DataArray, true: xr.DataArray, cells: xr.Dataset) -> Row:
-    """Scores of a vector as one field, of its components, and of its magnitude."""
+    """Scores of a vector as one field and of its components; of a curl, also of its magnitude."""
     parts = {key: cells[key].values for key in MOMENTS}
-    lengths = [statistics.magnitude(field) for field in (predicted, true)]
-    size = statistics.cell_statistics(*lengths)
-    row: Row = {key: size[key].values for key in MOMENTS[:4]}
-    row |= combined_scores(parts)
+    row = combined_scores(parts)
     row["component_moments"] = np.stack([parts[key] for key in MOMENTS], axis=-1)
     if str(true.name) in FIELDS:
         row["component_correlation"] = parts["correlation_coefficient"]
         row["component_rms_error"] = parts["rms_error"]
         row["component_slope"] = parts["slope"]
-        row["magnitude_correlation"] = size["correlation_coefficient"].values
+    else:
+        lengths = [statistics.magnitude(field) for field in (predicted, true)]
+        size = statistics.cell_statistics(*lengths)
+        row |= {key: size[key].values for key in SIZES}
     return row
 
 

@@ -18,6 +18,7 @@ from .comparison import (
     ANGLES,
     ELLS,
     MOMENTS,
+    SIZES,
     Measure,
     Row,
     compare,
@@ -237,6 +238,12 @@ def assemble(
         "vector_field": [name for name, row in rows.items() if "component_moments" in row],
         "scalar": [name for name, row in rows.items() if "joint" in row],
     }
+    rows = dict(rows)
+    for name in groups["vector"]:
+        size = rows[f"{name}_magnitude"]
+        lengths = {key: size[key] for key in SIZES}
+        lengths["magnitude_correlation"] = size["correlation_coefficient"]
+        rows[name] = rows[name] | lengths
     # Object strings, since fixed-width ones have no stable form in Zarr v3.
     coords: dict[Hashable, Any] = {
         group: (group, np.array(names, dtype=object)) for group, names in groups.items() if names

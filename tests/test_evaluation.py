@@ -10,6 +10,7 @@ import xarray as xr
 
 from cosmofields import spectral
 from cosmofields import statistics as st
+from cosmofields.boxes import sub_boxes
 from cosmofields.conventions import (
     CosmofieldsError,
     DimensionError,
@@ -19,7 +20,8 @@ from cosmofields.conventions import (
     label,
     make_grid,
 )
-from cosmofields.derivatives import divergence
+from cosmofields.correlation import correlations
+from cosmofields.derivatives import curl, divergence
 from cosmofields.evaluation import evaluate, format_table, scores_table
 
 BOX = 120.0
@@ -129,8 +131,170 @@ def test_spectra_are_those_of_the_statistics(result, predicted, true):
     np.testing.assert_array_equal(result.k_bounds, expected.k_bounds)
 
 
+def test_a_prediction_twice_too_large(true):
+    with xr.set_options(keep_attrs=True):
+        double = true.assign(velocity=2 * true.velocity, momentum=2 * true.momentum)
+    scores = evaluate(double, true)
+    other = scores.sel(field=[name for name in scores.field.values if name != "density"])
+    np.testing.assert_allclose(other.relative_deviation, 3, rtol=1e-5)
+    np.testing.assert_allclose(other.correlation, 1, rtol=1e-6)
+    np.testing.assert_allclose(other.transfer, 2, rtol=1e-5)
+    np.testing.assert_allclose(other.slope, 0.5, rtol=1e-6)
+    np.testing.assert_allclose(other.correlation_coefficient, 1, rtol=1e-6)
+    np.testing.assert_allclose(other.xi_predicted, 4 * other.xi_true, rtol=1e-4, atol=1)
+    np.testing.assert_allclose(other.xi_2d_predicted, 4 * other.xi_2d_true, rtol=1e-4, atol=1)
+    np.testing.assert_allclose(scores.misalignment_mean, 0, atol=1e-12)
+    assert (scores.misalignment_histogram.isel(angle=0) == 12**3).all()
+    np.testing.assert_array_equal(scores.component_slope, 0.5)
+
+
+def test_values_are_counted_in_their_bins(result, predicted, true):
+    sizes = [st.magnitude(ds.velocity).values for ds in (predicted, true)]
+    of = result.sel(field="velocity_magnitude", scalar="velocity_magnitude")
+    edges = [*of.value_bounds[:, 0].values, of.value_bounds[-1, 1].item()]
+    assert edges[0] == 0
+    np.testing.assert_array_equal(of.histogram_true, np.histogram(sizes[1], edges)[0])
+    both = np.histogram2d(sizes[0].ravel(), sizes[1].ravel(), [edges, edges])[0]
+    np.testing.assert_array_equal(of.joint, both)
+    in_density = result.value_bounds.sel(field="density")
+    bins = [*in_density[:, 0].values, in_density[-1, 1].item()]
+    np.testing.assert_allclose(np.diff(np.log(bins)), np.log(1e5) / 100)
+    for i, (side, ds) in enumerate({"predicted": predicted, "true": true}.items()):
+        values = sizes[i].ravel(), ds.density.values.ravel()
+        expected = np.histogram2d(*values, [edges, bins])[0]
+        np.testing.assert_array_equal(of[f"density_relation_{side}"], expected)
+
+
+def test_every_value_is_in_a_bin_or_outside(predicted, true):
+    limits = {"density": (0.5, 2), "velocity": (-100, 200)}
+    few = evaluate(predicted[["density", "velocity"]], true[["density", "velocity"]], limits=limits)
+    parts = xr.where(few.field.isin(few.vector_field), 3, 1)
+    for side in ("predicted", "true"):
+        counted = few[f"histogram_{side}"].sum("value_bin") + few[f"outside_{side}"]
+        np.testing.assert_array_equal(counted, few.cells * parts)
+    assert (
+        few.outside_true.sel(field="density") == ((true.density < 0.5) | (true.density > 2)).sum()
+    )
+    ends = few.value_bounds.sel(field="velocity")[[0, -1]]
+    np.testing.assert_allclose(ends, [[-100, -97], [197, 200]])
+
+
+def test_bins_of_the_momentum_resolve_both_the_many_and_the_few(result):
+    assert result.value_spacing.sel(field="momentum_magnitude") == "asinh"
+    widths = result.value_bounds.diff("bound").squeeze().sel(field="momentum_magnitude")
+    assert widths[0] < 15
+    assert widths[-1] > 1000
+    np.testing.assert_allclose(result.value_bounds[:, 1:, 0], result.value_bounds[:, :-1, 1])
+
+
+def test_counts_do_not_come_from_the_data(result, true):
+    other = evaluate(universe(5), true)
+    xr.testing.assert_equal(other.value_bounds, result.value_bounds)
+
+
+def test_angles(result, predicted, true):
+    angle = st.misalignment(predicted.velocity, true.velocity).values
+    counts = np.histogram(angle, np.linspace(0, 2, 201))[0]
+    np.testing.assert_array_equal(result.misalignment_histogram.sel(vector="velocity"), counts)
+    opposite = evaluate(-true[["velocity"]].assign_attrs(true.attrs), true)
+    assert opposite.misalignment_histogram.isel(angle=-1).item() == 12**3
+    assert opposite.misalignment_mean.item() == pytest.approx(2)
+
+
+def test_curl_is_scored(result, predicted, true):
+    pair = curl(predicted.velocity), curl(true.velocity)
+    of = result.sel(field="velocity_curl")
+    each = st.cell_statistics(*pair)
+    assert float(of.correlation_coefficient) == pytest.approx(
+        float(each.correlation_coefficient.mean())
+    )
+    assert float(of.mean_true) == pytest.approx(float(st.magnitude(pair[1]).mean()), rel=1e-5)
+    np.testing.assert_allclose(
+        result.component_moments.sel(vector_field="velocity_curl", moment="std_predicted"),
+        each.std_predicted,
+    )
+
+
+def test_multipoles_and_correlations_are_those_of_their_functions(result, predicted, true):
+    poles = spectral.multipoles(predicted.velocity, los="z").power
+    np.testing.assert_allclose(result.multipoles_predicted.sel(field="velocity"), poles)
+    xi = correlations(true.momentum, los="z")
+    of = result.sel(field="momentum")
+    np.testing.assert_allclose(of.xi_true, xi.xi)
+    np.testing.assert_allclose(of.xi_2d_true, xi.xi_2d)
+    np.testing.assert_array_equal(result.pairs, xi.pairs)
+    separations = [5.0, 15.0, 40.0]
+    few = evaluate(predicted[["density"]], true, separations=separations)
+    np.testing.assert_array_equal(few.r_bounds, [[5, 15], [15, 40]])
+
+
+def test_without_a_line_of_sight(predicted, true):
+    del_los = [ds[["density"]].copy() for ds in (predicted, true)]
+    for ds in del_los:
+        ds.attrs.pop("los")
+        ds["density"].attrs.pop("los", None)
+    blind = evaluate(*del_los)
+    assert blind.ell.values.tolist() == [0]
+    assert not {"multipoles_true", "xi_2d_true"} & set(blind)
+    assert "los" not in blind.attrs
+    with_los = evaluate(predicted[["density"]], del_los[1])
+    assert with_los.attrs["los"] == "z"
+    np.testing.assert_allclose(blind.xi_true, with_los.xi_true.sel(ell=[0]))
+
+
+def test_a_momentum_that_is_not_there_is_made(predicted, true):
+    without = true[["density", "velocity"]]
+    made = evaluate(predicted, without)
+    given = evaluate(predicted, true)
+    xr.testing.assert_allclose(made, given)
+    assert "momentum" in evaluate(without, without).field
+    assert "momentum" not in evaluate(predicted, true[["velocity"]]).field
+
+
+def test_a_part_of_a_box(true):
+    (part,) = sub_boxes(true, [BOX / 2, BOX, BOX], stride=[BOX, BOX, BOX])
+    scores = evaluate(part, part, taper=0.3)
+    assert scores.field.values.tolist() == [
+        "density", "velocity", "velocity_magnitude", "momentum", "momentum_magnitude"
+    ]  # fmt: skip
+    assert "xi_true" not in scores
+    assert scores.attrs["periodic"] == 0
+    expected = spectral.spectra(part.density, part.density, taper=0.3)
+    np.testing.assert_allclose(scores.power_true.sel(field="density"), expected.power_true)
+    # With its derivatives if the whole box is tapered.
+    tapered = evaluate(true[["velocity"]], true, taper=0.3)
+    assert "velocity_curl" in tapered.field
+    assert "xi_true" not in tapered
+
+
+def test_fields_that_do_not_fit_are_streamed(predicted, true):
+    names = ["density", "velocity"]
+    whole = evaluate(predicted[names], true[names])
+    gathered = []
+
+    def watch(dsk, keys, **kwargs):
+        results = dask.get(dsk, keys, **kwargs)
+        for part in dask.core.flatten(results if isinstance(results, (list, tuple)) else [results]):
+            if isinstance(part, np.ndarray) and part.dtype.kind == "f":
+                gathered.append(part.size)
+        return results
+
+    lazy = [ds[names].chunk({"x": 4, "component": 1}) for ds in (predicted, true)]
+    with dask.config.set({"cosmofields.memory": "20 kB", "scheduler": watch}):
+        streamed = evaluate(*lazy)
+    xr.testing.assert_allclose(streamed, whole, rtol=1e-4, atol=1e-2)
+    assert max(gathered, default=0) < 12**3 / 2
+
+
 def test_a_perfect_prediction(true):
     same = evaluate(true, true)
+    off = same.joint.values * ~np.eye(100, dtype=bool)
+    np.testing.assert_array_equal(off, 0)
+    np.testing.assert_array_equal(same.density_relation_true, same.density_relation_predicted)
+    on = same.histogram_true.sel(field=same.scalar.values)
+    np.testing.assert_array_equal(same.joint.sum("value_bin_true"), on)
+    np.testing.assert_allclose(same.correlation, 1)
+    np.testing.assert_allclose(same.transfer, 1)
     np.testing.assert_allclose(same.correlation_coefficient, 1)
     np.testing.assert_allclose(same.slope, 1)
     np.testing.assert_array_equal(same.rms_error, 0)
@@ -257,6 +421,16 @@ def test_errors(predicted, true):
         evaluate(true, universe(redshift=0.0))
     with pytest.raises(NotPeriodicError, match="evaluate needs the whole periodic box"):
         evaluate(true.isel(x=slice(6)), true.isel(x=slice(6)))
+    with pytest.raises(NotPeriodicError, match=r"Pass taper=0\.2 .* or evaluate_sub_boxes"):
+        evaluate(true, true.assign_attrs(periodic=False))
+    with pytest.raises(DimensionError, match="limits of speed; expected of density, velocity"):
+        evaluate(true, true, limits={"speed": (0, 1)})
+    with pytest.raises(DimensionError, match="with 0 < low < high"):
+        evaluate(true, true, limits={"density": (0, 10)})
+    with pytest.raises(DimensionError, match="two numbers with low < high"):
+        evaluate(true, true, limits={"velocity": (1, -1)})
+    with pytest.raises(DimensionError, match="two numbers"):
+        evaluate(true, true, limits={"velocity": 100})
     with pytest.raises(DimensionError, match="`density` has dims"):
         evaluate(true.isel(x=0), true)
     broken = true[["density"]].copy(deep=True)

@@ -64,8 +64,8 @@ def test_repr_of_results_and_parts(halos: xr.Dataset, observed: xr.Dataset) -> N
     scores = repr(fields.recon.evaluate(fields).recon)
     assert "scores of density, velocity, velocity_magnitude" in scores
     assert "scores_table" in scores
-    parts = fields.recon.evaluate_sub_boxes(fields, 50)
-    assert "scores over 8 boxes" in repr(parts.recon)
+    parts = fields.recon.evaluate_sub_boxes(fields, (100, 100, 50))
+    assert "scores over 2 boxes" in repr(parts.recon)
     assert "cosmofields.combine(scores)" in repr(parts.recon)
     assert "scores_table" in repr(cf.combine(parts).recon)
     part = fields.recon.sub_boxes(50)[0]

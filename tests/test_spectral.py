@@ -10,11 +10,10 @@ from cosmofields.conventions import (
     CosmofieldsError,
     DimensionError,
     GridMismatchError,
-    MissingAttributeError,
     NotPeriodicError,
     make_grid,
 )
-from cosmofields.derivatives import divergence, gradient
+from cosmofields.derivatives import curl, divergence, gradient
 from cosmofields.spectral import multipoles, power_spectrum, spectra
 
 SHAPES = [(8, 8, 8), (7, 9, 5), (6, 8, 9), (9, 6, 8)]
@@ -155,6 +154,12 @@ def test_divergence_of_a_gradient_has_k2_times_the_power():
     assert p_theta == pytest.approx(14 * (2 * np.pi / box) ** 2 * p_v, rel=1e-4)
 
 
+def test_curl_of_a_gradient_has_no_power():
+    v = gradient(field(noise((15, 16, 12))))
+    p_v, p_omega = power_spectrum(v), power_spectrum(curl(v))
+    assert (p_omega.power < 1e-11 * p_v.k_mean**2 * p_v.power).all()
+
+
 @pytest.mark.parametrize("order", [("z", "x", "y"), ("y", "x", "z")])
 def test_power_does_not_depend_on_origin_or_axes(order):
     a = field(noise((12, 12, 12)))
@@ -215,93 +220,6 @@ def test_power_agrees_with_abacusutils():
     np.testing.assert_array_equal(ours.modes[below], theirs["N_mode"][below])
     np.testing.assert_allclose(ours.power[below], theirs["power"][below], rtol=1e-4)
     np.testing.assert_allclose(ours.k_mean[below], theirs["k_avg"][below], rtol=1e-4)
-
-
-# --- multipoles ---
-
-
-@pytest.mark.parametrize("los", [0, 1, 2])
-@pytest.mark.parametrize("shape", [(8, 8, 8), (7, 10, 9)])
-def test_multipoles_by_direct_sums(shape, los):
-    lengths = (50.0, 120.0, 80.0)
-    a, b = field(noise(shape), lengths), field(noise(shape, 1), lengths)
-    edges = np.linspace(0.05, 0.6, 5)
-    got = multipoles(a, b, los="xyz"[los], edges=edges)
-    f, g = (np.fft.fftn(part.values.astype(np.float64)) for part in (a, b))
-    k = full_k(shape, lengths)
-    along = 2 * np.pi * np.fft.fftfreq(shape[los], lengths[los] / shape[los])
-    along = along.reshape([-1 if axis == los else 1 for axis in range(3)])
-    product = (f * g.conj()).real * np.prod(lengths) / np.prod(shape) ** 2
-    k[0, 0, 0] = np.inf
-    mu = along / k
-    for i in range(edges.size - 1):
-        inside = (k >= edges[i]) & (k < edges[i + 1])
-        assert got.modes[i] == inside.sum() > 0
-        np.testing.assert_allclose(got.k_mean[i], k[inside].mean(), rtol=1e-12)
-        scale = abs(product[inside]).mean()
-        for ell in (0, 2, 4):
-            legendre = np.polynomial.legendre.Legendre.basis(ell)(mu[inside])
-            expected = (2 * ell + 1) * (product[inside] * legendre).mean()
-            assert abs(got.power.sel(ell=ell)[i] - expected) < 1e-5 * scale
-
-
-def test_multipoles_of_kaisers_field():
-    """(1 + b mu^2) delta has P (1 + 2 b / 3 + b^2 / 5), P (4 b / 3 + 4 b^2 / 7), P 8 b^2 / 35."""
-    n, beta = 32, 0.6
-    modes = np.fft.fftn(noise((n,) * 3))
-    modes /= np.maximum(abs(modes), 1e-12)  # of one power
-    k2 = full_k((n,) * 3, (100.0,) * 3) ** 2
-    k2[0, 0, 0] = np.inf
-    mu2 = (2 * np.pi * np.fft.fftfreq(n, 100.0 / n)[:, None, None]) ** 2 / k2
-    flat, seen = (field(np.fft.ifftn(m).real) for m in (modes, (1 + beta * mu2) * modes))
-    edges = 2 * np.pi / 100.0 * np.array([6.0, 15.0])
-    p = float(power_spectrum(flat, edges=edges).power[0])
-    got = multipoles(seen, los="x", edges=edges).power.isel(k=0) / p
-    expected = [1 + 2 * beta / 3 + beta**2 / 5, 4 * beta / 3 + 4 * beta**2 / 7, 8 * beta**2 / 35]
-    # Thousands of modes sample mu almost evenly.
-    np.testing.assert_allclose(got, expected, atol=0.01)
-
-
-def test_monopole_is_the_power_and_the_labels_say_so():
-    v = velocity().assign_attrs(los="y")
-    got = multipoles(v, ells=[0])
-    power = power_spectrum(v)
-    np.testing.assert_allclose(got.power.sel(ell=0), power.power, rtol=1e-12)
-    assert got.power.dims == ("ell", "k")
-    assert got.power.attrs["units"] == power.power.attrs["units"]
-    assert got.attrs["los"] == "y"
-    assert list(multipoles(v, ells=(4, 2), los="z").ell) == [4, 2]
-    for name in ("modes", "k_mean", "k_bounds"):
-        xr.testing.assert_equal(got[name], power[name])
-
-
-def test_multipoles_that_are_none():
-    a = field(noise((8,) * 3))
-    for ells in ((1,), (0, 6), (), (2, 2)):
-        with pytest.raises(DimensionError, match="expected some of 0, 2 and 4, each once"):
-            multipoles(a, ells=ells, los="z")
-    with pytest.raises(DimensionError, match="los='up'"):
-        multipoles(a, los="up")
-    with pytest.raises(MissingAttributeError, match="No `los`"):
-        multipoles(a)
-
-
-@pytest.mark.slow  # abacusutils compiles
-def test_multipoles_agree_with_abacusutils():
-    abacus = pytest.importorskip("abacusnbody.analysis.power_spectrum")
-    n, box = 24, 150.0
-    a = field(noise((n,) * 3) + 1, box)
-    ours = multipoles(a, los="z")
-    edges = np.append(ours.k_bounds[:, 0], ours.k_bounds[-1, 1])
-    modes = (np.fft.rfftn(a.values) / n**3).astype(np.complex64)
-    theirs = abacus.calc_pk_from_deltak(
-        modes, box, edges, np.array([0.0, 1.0]), poles=np.array([0, 2, 4]), nthread=1
-    )
-    below = slice(None, -1)  # theirs counts the plane kz = Nyquist, which starts here, twice
-    scale = ours.power.sel(ell=0).values[below]
-    for i, ell in enumerate((0, 2, 4)):
-        difference = ours.power.sel(ell=ell).values[below] - theirs["binned_poles"][i][below]
-        assert (abs(difference) < 1e-3 * scale).all()
 
 
 # --- inputs, errors ---

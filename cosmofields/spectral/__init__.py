@@ -17,10 +17,12 @@ All take the same two options.
 ``taper``
     Fraction in (0, 1], for a box that is not periodic: the power is that of w (f - mean) over
     <w^2>, with w a Tukey window that rises over ``taper`` / 2 of each axis and falls likewise, and
-    the mean <w f> / <w>.  It smooths the spectrum over a fundamental mode or two, and the first
-    bins miss what the mean took.  ``modes`` counts the modes of the grid, which are no longer
-    independent: a power varies as if there were <w^2>^2 / <w^4> times as many, 0.72 for
-    ``taper=0.2``, 0.41 for 0.5.
+    the mean <w f> / <w>.  It smooths the spectrum over a fundamental mode or two, and the first bin
+    misses what the mean took.  The faces of the box still leak below some 2 / ``taper`` fundamental
+    modes: a steep spectrum, such as a velocity's, wants 0.5 or more, and is right within 5 % above
+    that if it falls no faster than k^-4.  ``modes`` counts the modes of the grid, which are no
+    longer independent: a power over a wide bin varies as if there were <w^2>^2 / <w^4> times as
+    many, 0.72 for ``taper=0.2``, 0.41 for 0.5.
 
 Shot noise is never taken out.  Of a field that carries it, as the scalar coordinate ``shot_noise``
 (beside ``share``, if it is one bin of several), the auto spectrum has it as a variable.

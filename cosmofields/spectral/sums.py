@@ -140,8 +140,8 @@ def _tapered(parts: list[list[Any]], grid: Grid, fraction: float) -> tuple[list[
     single = dict.fromkeys("xyz", 1)
     sums = [blocks(weigh, part, adjust_chunks=single, dtype=np.float64) for part in flat]
     means: Sequence[Any] = [part.sum() / w.total for part in sums]
-    # Chunks that cannot all wait for the mean are made again.
-    if not fits(sum(part.nbytes for part in flat), "mean under the taper"):
+    # Chunks that cannot all wait for the mean, beside what becomes of them, are made again.
+    if not fits(2 * sum(part.nbytes for part in flat), "mean under the taper"):
         means = dask.compute(*means)
     faded = [blocks(fade, *both, dtype=np.float32) for both in zip(flat, means, strict=True)]
     n = len(parts[0])

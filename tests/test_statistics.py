@@ -19,6 +19,7 @@ from cosmofields.conventions import (
     MissingVariableError,
     make_grid,
 )
+from cosmofields.kernels.moments import moments
 
 
 def field(data, box=100.0, name="density", units="1"):
@@ -62,6 +63,32 @@ def test_scores_by_hand():
     assert st.rms_error(p, t).equals(scores.rms_error)
     assert st.rms_error(p, t).attrs["units"] == "km/s"
     assert st.slope(p, t).equals(scores.slope)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 50])
+@pytest.mark.parametrize("dtypes", [("f4", "f4"), ("f8", "f8"), ("f4", "f8"), ("f2", ">f4")])
+def test_moments_of_any_slabs_and_types(threads, dtypes):
+    a, b = ((7 * noise((3, 5, 6, 7), i) + 4).astype(dtype) for i, dtype in enumerate(dtypes))
+    a.flags.writeable = False
+    got = moments(a, b.transpose(0, 3, 2, 1).copy().transpose(0, 3, 2, 1), threads)
+    a, b = (part.reshape(3, -1).astype(float) for part in (a, b))
+    for i, row in enumerate(got):
+        cov = np.cov(a[i], b[i], bias=True)
+        error = ((a[i] - b[i]) ** 2).mean()
+        expected = [210, a[i].mean(), b[i].mean(), cov[0, 0], cov[1, 1], cov[0, 1], error]
+        np.testing.assert_allclose(row, expected, rtol=1e-12)
+
+
+def test_lazy_scores_block_by_block_in_one_compute(count_computes):
+    p, t = velocity(), velocity(seed=1)
+    lazy = p.chunk({"component": 2, "x": 5, "y": 16, "z": 7}), t.chunk({"x": 3})
+    with count_computes() as computes:
+        got = st.cell_statistics(*lazy)
+    assert computes.total == 1
+    xr.testing.assert_allclose(got, st.cell_statistics(p, t), rtol=1e-10)
+    one = [part.isel(component=0, drop=True) for part in lazy]
+    expected = got.isel(component=0, drop=True)
+    xr.testing.assert_allclose(st.cell_statistics(*one), expected, rtol=1e-10)
 
 
 def test_slope_is_one_for_a_posterior_mean():

@@ -1,4 +1,4 @@
-"""Statistics of fields cell by cell: ratios, lengths and angles."""
+"""Cell by cell, in plain numpy: ratios and lengths."""
 
 from __future__ import annotations
 
@@ -20,19 +20,3 @@ def length(vector: NDArray[np.floating]) -> NDArray[np.float32]:
     for i in range(vector.shape[-1]):
         square += vector[..., i] ** 2
     return np.sqrt(square, out=square)
-
-
-def one_minus_cosine(
-    first: NDArray[np.floating], second: NDArray[np.floating]
-) -> NDArray[np.float32]:
-    """1 - cos of the angle between vectors (last axis: components); NaN where one is zero."""
-    # Half of |a/|a| - b/|b||^2 keeps its digits for small angles, where 1 - cos cancels.
-    lengths = length(first), length(second)
-    for norm in lengths:
-        norm[norm == 0] = np.nan
-    result = np.zeros(first.shape[:-1], dtype=np.float32)
-    for i in range(first.shape[-1]):
-        result += (first[..., i] / lengths[0] - second[..., i] / lengths[1]) ** 2
-    result *= np.float32(0.5)
-    # Rounding would put opposite vectors beyond 2, out of the last bin.
-    return np.minimum(result, np.float32(2), out=result)

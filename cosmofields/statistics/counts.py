@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..conventions import DimensionError, box_facts, is_lazy, listing
 from ..lazy import n_threads
 from ..spectral import pair
+from .chunks import in_common_chunks
 
 
 def histogram(field: xr.DataArray, *, edges: ArrayLike) -> xr.DataArray:
@@ -128,13 +129,8 @@ def _counted(
 def _count_chunks(
     fields: Sequence[xr.DataArray], edges: Sequence[NDArray[np.float64]]
 ) -> NDArray[np.int64]:
-    chunks = next(field.data.chunks for field in fields if is_lazy(field))
-    data = [
-        field.data.rechunk(chunks)
-        if is_lazy(field)
-        else da.from_array(field.values, chunks=chunks, name=False)
-        for field in fields
-    ]
+    data = in_common_chunks(*fields)
+    chunks = data[0].chunks
     bins = [e.size - 1 for e in edges]
     counts = da.map_blocks(
         _count_block,

@@ -8,13 +8,14 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import compute
+from numpy.typing import NDArray
 
 from ..conventions import box_facts, canonical, check_same_grid, is_lazy
 from ..kernels import cells
+from ..lazy import n_threads
 from ..spectral import not_finite, pair
+from .chunks import in_common_chunks
 
-# Cells of one block of a reduction over a numpy array: 16 MB as float64.
-_BLOCK = 2**21
 _NUMBER = {"units": "1"}
 
 
@@ -42,29 +43,22 @@ def cell_statistics(predicted: xr.DataArray, true: xr.DataArray) -> xr.Dataset:
 
     Notes
     -----
-    Eager, block by block: neither field is ever in float64 as a whole.
+    Eager, in one pass; chunk by chunk for a lazy field, in one compute.  Sums run in float64 about
+    the value of one cell.
     """
     predicted, true = pair(predicted, true)
-    p, t = _blocks(predicted), _blocks(true)
-    # Moments about the value of one cell keep their digits when the mean is large.
-    p0, t0 = p[..., :1, :1, :1], t[..., :1, :1, :1]
-    dp, dt = p - p0, t - t0
-    parts = (p0, t0, dp, dt, dp * dp, dt * dt, dp * dt, (p - t) ** 2)
-    scheduler = {} if is_lazy(predicted, true) else {"scheduler": "threads"}
-    means = compute(*(part.mean(axis=(-3, -2, -1)) for part in parts), **scheduler)
-    if not all(np.isfinite(mean).all() for mean in means):
+    found = _moments(predicted, true)
+    if not np.isfinite(found).all():
         raise not_finite(predicted, true)
-    p0, t0, dp, dt, dpp, dtt, dpt, error = means
-    var_p, var_t = (np.maximum(square - mean**2, 0) for square, mean in ((dpp, dp), (dtt, dt)))
-    covariance = dpt - dp * dt
+    _, mean_p, mean_t, var_p, var_t, covariance, error = np.moveaxis(found, -1, 0)
     units = {"units": true.attrs.get("units", "1")}
     values: dict[str, tuple[Any, dict[str, str]]] = {
         "correlation_coefficient": (cells.ratio(covariance, np.sqrt(var_p * var_t)), _NUMBER),
         "rms_error": (np.sqrt(error), units),
         "slope": (cells.ratio(covariance, var_p), _NUMBER),
-        "mean_predicted": (p0 + dp, units),
+        "mean_predicted": (mean_p, units),
         "std_predicted": (np.sqrt(var_p), units),
-        "mean_true": (t0 + dt, units),
+        "mean_true": (mean_t, units),
         "std_true": (np.sqrt(var_t), units),
     }
     dims = true.dims[:-3]
@@ -191,22 +185,42 @@ def misalignment(predicted: xr.DataArray, true: xr.DataArray) -> xr.DataArray:
     DimensionError, GridMismatchError
         If the fields do not fit.
     """
+    from ..kernels.moments import one_minus_cosine
+
     predicted, true = canonical(predicted, "component"), canonical(true, "component")
     check_same_grid(predicted, true)
-    result = _per_cell(cells.one_minus_cosine, predicted, true)
+    result = _per_cell(one_minus_cosine, predicted, true)
     result.name = "misalignment"
     return result.assign_attrs(
         box_facts(true), units="1", long_name=f"1 - cos phi of {true.name or 'the vectors'}"
     )
 
 
-def _blocks(field: xr.DataArray) -> da.Array:
-    """Field as a float64 dask array; a numpy field in slabs along x, without a copy."""
-    if isinstance(field.data, da.Array):
-        return field.data.astype(np.float64)
-    planes = max(1, _BLOCK // (field.sizes["y"] * field.sizes["z"]))
-    chunks = (*(1 for _ in field.dims[:-3]), planes, -1, -1)
-    return da.from_array(field.values, chunks=chunks, name=False).astype(np.float64)
+def _moments(predicted: xr.DataArray, true: xr.DataArray) -> NDArray[np.float64]:
+    """Moments (7) or (component, 7) of :mod:`cosmofields.kernels.moments`."""
+    from ..kernels.moments import N_MOMENTS, merge, moments
+
+    if not is_lazy(predicted, true):
+        return moments(predicted.values, true.values, n_threads())
+    data = in_common_chunks(predicted, true)
+    *lead, nx, ny, nz = data[0].chunks
+    blocks = da.map_blocks(
+        _moments_of_block,
+        *data,
+        new_axis=data[0].ndim,
+        chunks=(*lead, *((1,) * len(axis) for axis in (nx, ny, nz)), (N_MOMENTS,)),
+        meta=np.empty((0,) * (data[0].ndim + 1), np.float64),
+    )
+    (parts,) = compute(blocks)
+    return merge(parts.reshape(*parts.shape[:-4], -1, N_MOMENTS))
+
+
+def _moments_of_block(
+    first: NDArray[np.generic], second: NDArray[np.generic]
+) -> NDArray[np.float64]:
+    from ..kernels.moments import moments
+
+    return moments(first, second)[..., np.newaxis, np.newaxis, np.newaxis, :]
 
 
 def _per_cell(kernel: Any, *vectors: xr.DataArray) -> xr.DataArray:

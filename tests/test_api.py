@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import runpy
 from pathlib import Path
@@ -84,6 +85,24 @@ def test_code_of_the_statistics_page_runs(observed: xr.Dataset) -> None:
         # The page cuts a box of 300 Mpc/h or more, these fields fill one of 100.
         exec(compile(block.replace("150", "50"), "statistics.md", "exec"), names)
     assert names["result"].attrs["realizations"] == 8
+
+
+def test_picture_of_the_house_shows_every_room() -> None:
+    package = ROOT / "cosmofields"
+    rooms = {path.name for path in package.glob("[a-z]*.py")}
+    rooms |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")} - {"kernels/"}
+    rooms |= {f"kernels/{path.name}" for path in package.glob("kernels/[a-z]*.py")}
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    shown = set(re.findall(r"^ {4}((?:kernels/)?[a-z]+(?:\.py|/)) ", text, re.MULTILINE))
+    assert shown == rooms
+
+
+@pytest.mark.parametrize("name", ["clustering", "report"])
+def test_function_keeps_its_name_beside_its_room(name: str) -> None:
+    module = importlib.import_module(f"cosmofields.{name}")
+    setattr(cf, name, module)  # as the import system does, the first time
+    assert getattr(cf, name) is getattr(module, name)
+    assert callable(getattr(cf, name))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

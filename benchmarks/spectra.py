@@ -9,9 +9,11 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from cosmofields.lazy import n_threads
+from cosmofields.linear import halo_overdensity
+from cosmofields.painting import paint
 from cosmofields.spectral import multipoles, power_spectrum
 
-from .data import density
+from .data import density, mock_halos
 from .harness import Row, call, compare, peer
 
 SIDE = 1000.0
@@ -23,8 +25,8 @@ def _transform(field: NDArray[np.float32]) -> NDArray[np.complex64]:
     return scipy.fft.rfftn(field, workers=n_threads())
 
 
-def _pylians(module: Any, field: NDArray[np.float32]) -> NDArray[np.float64]:
-    found = module.Pk(field, SIDE, axis=2, MAS="None", threads=n_threads(), verbose=False)
+def _pylians(module: Any, field: NDArray[np.float32], window: str = "None") -> NDArray[np.float64]:
+    found = module.Pk(field, SIDE, axis=2, MAS=window, threads=n_threads(), verbose=False)
     return found.Pk[: field.shape[0] // 2 - 1].T
 
 
@@ -43,14 +45,20 @@ def _worst(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
     return float(np.nanmax(abs(ours - theirs) / ours[0]))
 
 
+def _edges(n: int) -> NDArray[np.float64]:
+    """Pylians' own bins, up to Nyquist, so that all count the same modes.
+
+    A little lower, or those on an edge would fall either way by the rounding of each.
+    """
+    return 2 * np.pi / SIDE * (np.arange(1, n // 2 + 1) - 1e-4)
+
+
 def spectra(quick: bool) -> list[Row]:
-    """Multipoles 0, 2, 4, and the power alone, of 512^3 cells."""
+    """Multipoles 0, 2, 4, and the power alone, of 512^3 cells; those of painted halos, 256^3."""
     n = 32 if quick else 512
     delta = density(n, SIDE) - np.float32(1)
     delta = delta.assign_attrs(density(2).attrs, box_size=SIDE, units="1")
-    # Pylians' own bins, up to Nyquist, so that all count the same modes; a little lower, or
-    # those on an edge would fall either way by the rounding of each.
-    edges = 2 * np.pi / SIDE * (np.arange(1, n // 2 + 1) - 1e-4)
+    edges = _edges(n)
     pylians, abacus = peer("Pk_library"), peer("abacusnbody.analysis.power_spectrum")
     rows = compare(
         f"multipoles {n}^3",
@@ -80,5 +88,14 @@ def spectra(quick: bool) -> list[Row]:
         {without: call(abacus, lambda m: _abacus(m, delta.values, edges, ()))},
         differ=_worst,
         notes={without: "after the FFT by scipy"},
+    )
+    n, count = (32, 10_000) if quick else (256, 1_000_000)
+    halos = halo_overdensity(paint(mock_halos(count, SIDE), n, weighting="number"))
+    values, edges = np.ascontiguousarray(halos.values), _edges(n)
+    rows += compare(
+        f"multipoles of painted halos, window taken out, {n}^3",
+        lambda: multipoles(halos, ells=ELLS, edges=edges, los="z", window="cic")["power"].values,
+        {PYLIANS: call(pylians, lambda m: _pylians(m, values, "CIC"))},
+        differ=_worst,
     )
     return rows

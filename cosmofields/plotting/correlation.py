@@ -9,9 +9,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from ..conventions import DimensionError, listing
 from . import style
-from .poles import Curve, Statistic, draw_poles, read_curves
+from .poles import Statistic, curve_styles, draw_poles, read_curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +24,7 @@ def plot_correlation(
     field: str = "density",
     *,
     ells: Sequence[int] | None = None,
+    truth: str | None = None,
     others: style.Results | None = None,
 ) -> Figure:
     """Multipoles of the correlation function about the line of sight: r^2 xi_l(r).
@@ -40,6 +40,9 @@ def plot_correlation(
         Entry of the coordinate ``field`` of what ``evaluate`` returned.
     ells : sequence of int, optional
         Default: all that the first result has.
+    truth : str, optional
+        Label of the curve drawn in black; default: the truth of ``evaluate``, else the last of
+        several samples.
     others : Dataset or mapping of label to Dataset, optional
         Drawn after ``results``, such as the halos in redshift space.
 
@@ -47,7 +50,9 @@ def plot_correlation(
     -------
     matplotlib.figure.Figure
         A panel for each l: the truth of ``evaluate`` in black, with shades of one and two standard
-        deviations around a prediction where there is a spread.
+        deviations around a prediction where there is a spread.  Where the peaks of two curves
+        differ by more than a factor of four, the axis is linear about 0 and logarithmic beyond
+        (asinh).
 
     Raises
     ------
@@ -58,7 +63,7 @@ def plot_correlation(
     GridMismatchError
         If results were scored against different truths or in different bins.
     """
-    return draw_poles("xi", results, field, ells, others)
+    return draw_poles("xi", results, field, ells, others, truth)
 
 
 def plot_correlation_2d(
@@ -84,7 +89,7 @@ def plot_correlation_2d(
         Values of xi to draw contours at, in the units of xi.
     truth : str, optional
         Label of the curve that is filled with grey; default: the truth of ``evaluate``, else the
-        last curve of several.
+        last of several samples.
     others : Dataset or mapping of label to Dataset, optional
         Drawn after ``results``.
 
@@ -107,27 +112,29 @@ def plot_correlation_2d(
     xi is even in r_par and depends on the length of r_perp alone: the quadrants hold one and the
     same measurement.
     """
-    curves, _ = read_curves(_PLANE, results, field, others)
-    truth = _truth_of(curves, truth)
+    curves, _ = read_curves(_PLANE, results, field, others, truth)
+    curves = sorted(curves, key=lambda curve: not curve.is_truth)  # beneath the lines
     ordered = np.unique(np.asarray(levels, dtype=np.float64))
-    styles = style.line_styles([curve.label for curve in curves if curve.label != truth])
+    styles = curve_styles(curves)
     with style.figure((style.COLUMN, style.COLUMN + 0.2)) as figure:
         lines, patches = style.matplotlib("lines"), style.matplotlib("patches")
         ax = figure.subplots()
         handles = []
         for curve in curves:
             across, along, xi = _quadrants(curve.values)
-            if curve.label == truth:
+            if curve.is_truth:
                 shades = [_SHADES[min(i, 2)] for i in range(ordered.size)]
                 ax.contourf(across, along, xi.T, [*ordered, np.inf], colors=shades)
                 ax.contour(across, along, xi.T, ordered, colors="0.35", linewidths=0.5)
-                handles.append(patches.Patch(facecolor=_SHADES[1], edgecolor="0.35", label=truth))
+                handles.append(
+                    patches.Patch(facecolor=_SHADES[1], edgecolor="0.35", label=curve.label)
+                )
             else:
                 line = styles[curve.label]
                 dashes = {"colors": line["color"], "linestyles": [line["linestyle"]]}
                 ax.contour(across, along, xi.T, ordered, linewidths=1.2, **dashes)
                 handles.append(lines.Line2D([], [], **line, label=curve.label))
-        reach = min(float(curve.values[dim].max()) for curve in curves for dim in _PLANE.dims)
+        reach = _reach([curve.values for curve in curves], ordered[0])
         ax.set(
             xlim=(-reach, reach),
             ylim=(-reach, reach),
@@ -139,15 +146,6 @@ def plot_correlation_2d(
     return figure
 
 
-def _truth_of(curves: Sequence[Curve], asked: str | None) -> str | None:
-    """Label of the curve that the others are compared with."""
-    labels = [curve.label for curve in curves]
-    if asked is not None and asked not in labels:
-        raise DimensionError(f"truth={asked!r}; expected one of {listing(labels)}")
-    of_pair = [curve.label for curve in curves if curve.is_truth]
-    return asked or (of_pair or (labels[-1:] if len(labels) > 1 else [None]))[0]
-
-
 def _quadrants(
     xi: xr.DataArray,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -156,3 +154,15 @@ def _quadrants(
     values = xi.values
     values = np.concatenate([values[::-1], values], axis=0)
     return axes[0], axes[1], np.concatenate([values[:, ::-1], values], axis=1)
+
+
+def _reach(planes: Sequence[xr.DataArray], level: float) -> float:
+    """Separation that shows the outermost contours and a margin, where the planes go so far."""
+    ends = [min(float(xi[dim].max()) for dim in _PLANE.dims) for xi in planes]
+    inside = [
+        float(xi[dim].where((xi >= level).any(set(_PLANE.dims) - {dim})).max())
+        for xi in planes
+        for dim in _PLANE.dims
+    ]
+    far = 1.25 * np.nanmax(inside) if np.isfinite(inside).any() else np.inf
+    return min(far, *ends)

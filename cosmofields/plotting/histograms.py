@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_OF_VALUES = ("histogram", "outside", "mean", "std")
+_VALUES: tuple[str, ...] = tuple(
+    f"{stem}_{of}"
+    for stem in ("histogram", "outside", "mean", "std")
+    for of in ("predicted", "true")
+)
+_ANGLES: tuple[str, ...] = ("misalignment_histogram", "misalignment_mean", "misalignment_std")
 _FILL, _EDGE = "0.82", "0.5"
 
 
@@ -36,8 +41,9 @@ def plot_histograms(results: style.Results, fields: Sequence[str] | None = None)
     Returns
     -------
     matplotlib.figure.Figure
-        A panel for each: cells per bin in per cent of all cells, those outside the bins included;
-        each legend gives mean and scatter over all cells.
+        A panel for each: cells per bin in per cent of all cells, those outside the bins included,
+        on an axis that shows the bins with one width; each legend gives mean and scatter over all
+        cells.
 
     Raises
     ------
@@ -73,13 +79,10 @@ def plot_histograms(results: style.Results, fields: Sequence[str] | None = None)
 
 def histogram_rows(named: Mapping[str, xr.Dataset], name: str) -> dict[str, xr.Dataset]:
     """The part of each result that a panel about ``name`` needs."""
+    dim, needed = "field", _VALUES
+    shared: tuple[str, ...] = ("value_bounds", "histogram_true")
     if _is_vector(named, name):
-        needed = ("misalignment_histogram", "misalignment_mean", "misalignment_std")
-        shared = ("angle_bounds",)
-    else:
-        needed = tuple(f"{stem}_{of}" for stem in _OF_VALUES for of in ("predicted", "true"))
-        shared = ("value_bounds", "histogram_true")
-    dim = "vector" if _is_vector(named, name) else "field"
+        dim, needed, shared = "vector", _ANGLES, ("angle_bounds",)
     rows = {
         label: style.entry(result, label, name, *needed, dim=dim) for label, result in named.items()
     }
@@ -97,8 +100,13 @@ def draw_histogram(ax: Axes, rows: Mapping[str, xr.Dataset], name: str) -> None:
         for (label, row), values in zip(rows.items(), counts, strict=True):
             text = style.rounded(row["misalignment_mean"], row["misalignment_std"])
             ax.stairs(_percent(values), edges, **styles[label], linewidth=1.3, label=text)
-        top = style.inner_range(counts, edges, 3e-3)[1]
-        ax.set(yscale="log", xlim=(0, top), xlabel=rf"$1-\cos\varphi$ of ${style.index(name)}$")
+        top = style.inner_range(counts, edges, 1e-2)[1]
+        inside = np.concatenate([_percent(values)[edges[1:] <= top] for values in counts])
+        ax.set(yscale="log", xlim=(0, top))
+        ax.set(
+            ylim=(inside[inside > 0].min(initial=100) / 2, None),
+            xlabel=rf"$1-\cos\varphi$ of ${style.index(name)}$",
+        )
     else:
         edges = style.edges_of(first)
         truth = first["histogram_true"].values
@@ -110,15 +118,13 @@ def draw_histogram(ax: Axes, rows: Mapping[str, xr.Dataset], name: str) -> None:
             share = _percent(row["histogram_predicted"].values, row["outside_predicted"])
             ax.stairs(share, edges, **styles[label], linewidth=1.3, label=text)
         counts = [truth, *(row["histogram_predicted"].values for row in rows.values())]
-        ax.set(xlim=style.value_limits(counts, edges, name, 2e-3), xlabel=style.value_label(first))
-        if name == "density":
-            ax.set_xscale("log")
-            style.log_value_axis(ax.xaxis)
+        style.value_axis(ax, "x", style.Spacing.of(edges), style.inner_range(counts, edges, 2e-3))
+        ax.set_xlabel(style.value_label(first))
         ax.set_ylim(0)
-    ax.legend(loc="upper right", handlelength=1.8, borderaxespad=0.3, fontsize=6.5)
+    legend = ax.legend(loc="upper right", handlelength=1.8, borderaxespad=0.3, fontsize=6.5)
     low, high = ax.get_ylim()
     # Room above the curves for the legend, which has a line for each of them.
-    room = 0.06 + 0.13 * len(ax.get_legend().get_texts())
+    room = 0.06 + 0.13 * len(legend.get_texts())
     ax.set_ylim(top=high * (high / low) ** room if ax.get_yscale() == "log" else high / (1 - room))
 
 

@@ -48,9 +48,10 @@ def plot_joint(results: style.Results, fields: Sequence[str] | None = None) -> F
 
     Notes
     -----
-    C_r and the rms error are those of all cells, outside the bins too; for the density those of
-    1 + delta, although its axes are logarithmic.  The contours follow the counts smoothed by one
-    bin, per logarithmic bin of the density.
+    C_r and the rms error are those of all cells, outside the bins too, and of the values themselves
+    where the axes are logarithmic.  The axes show the bins with one width: those of the density are
+    logarithmic, those of the momentum turn so beyond 200 km/s.  The contours follow the counts
+    per bin, smoothed by one bin.
     """
     named = style.labelled(results)
     names = style.scalar_fields(named, fields)
@@ -64,7 +65,7 @@ def plot_joint(results: style.Results, fields: Sequence[str] | None = None) -> F
     top = max(float(row["joint"].max()) for _, row in panels)
     width = min(style.PAGE, 2.35 * columns + 0.5)
     side = (width - 0.5) / columns
-    with style.figure((width, side * rows + 0.15)) as figure:
+    with style.figure((width, 0.95 * side * rows + 0.15), "compressed") as figure:
         axes = figure.subplots(rows, columns, squeeze=False)
         flat = np.ravel(axes)
         norm = style.matplotlib("colors").LogNorm(1, max(top, 2.0))
@@ -104,8 +105,8 @@ def plot_density_relation(results: style.Results, fields: Sequence[str] | None =
 
     Notes
     -----
-    The shares are of the cells inside the bins; counts are per logarithmic bin of the density,
-    smoothed by one bin.
+    The shares are of the cells inside the bins, by counts per bin smoothed by one bin; the axes
+    show the bins with one width, as those of :func:`plot_joint`.
     """
     named = style.labelled(results)
     names = style.scalar_fields(named, fields)
@@ -127,40 +128,35 @@ def plot_density_relation(results: style.Results, fields: Sequence[str] | None =
         for ax in flat[len(panels) :]:
             ax.set_axis_off()
         patches, lines = style.matplotlib("patches"), style.matplotlib("lines")
-        texts = ("99.7", "95", "68 %")
-        handles = [
-            patches.Patch(color=c, label=f"predicted, {t}" if t == "99.7" else t)
-            for c, t in zip(_BLUES, texts, strict=True)
-        ]
-        handles.append(lines.Line2D([], [], color="black", linewidth=0.9, label="true, the same"))
+        texts = ("predicted: 99.7 %", "95 %", "68 % of the cells")
+        handles = [patches.Patch(color=c, label=t) for c, t in zip(_BLUES, texts, strict=True)]
+        handles.append(lines.Line2D([], [], color="black", linewidth=0.9, label="truth"))
         figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return figure
 
 
 def _joint_panel(ax: Axes, row: xr.Dataset, norm: Any) -> Any:
-    name, edges = str(row["field"].item()), style.edges_of(row)
+    edges = style.edges_of(row)
     counts = row["joint"].transpose("value_bin", "value_bin_true").values.astype(np.float64)
     shown = np.where(counts > 0, counts, np.nan)
     mesh = ax.pcolormesh(edges, edges, shown, norm=norm, cmap="Blues", rasterized=True)
     _contours(ax, counts, edges, edges, _SHARES, colors=_CONTOUR, linewidths=0.9)
-    limits = style.value_limits([counts.sum(0), counts.sum(1)], edges, name, 5e-4)
-    ax.axline((1, 1), (2, 2), color="black", linestyle="--", linewidth=0.8)
-    if name == "density":
-        ax.set(xscale="log", yscale="log")
-        style.log_value_axis(ax.xaxis)
-        style.log_value_axis(ax.yaxis)
-    else:
-        ax.locator_params(nbins=5)
-    ax.set(xlim=limits, ylim=limits, aspect="equal")
+    limits = style.inner_range([counts.sum(0), counts.sum(1)], edges, 5e-4)
+    style.value_axis(ax, "x", style.Spacing.of(edges), limits)
+    style.value_axis(ax, "y", style.Spacing.of(edges), limits)
+    ax.plot(limits, limits, color="black", linestyle="--", linewidth=0.8)
+    ax.set(xlim=limits, ylim=limits, box_aspect=1)
     ax.set(xlabel=style.value_label(row, "true"), ylabel=style.value_label(row, "predicted"))
     error = style.with_units(f"{float(row['rms_error']):.3g}", str(row["units"].item()), plain=True)
     text = f"$C_r = {float(row['correlation_coefficient']):.3f}$\nrms error {error}"
-    ax.text(0.04, 0.96, text, transform=ax.transAxes, va="top", fontsize=7)
+    paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.0}
+    # The corner that a prediction leaves empty.
+    place: dict[str, Any] = {"transform": ax.transAxes, "ha": "right", "va": "bottom"}
+    ax.text(0.97, 0.03, text, **place, fontsize=6.5, bbox=paper)
     return mesh
 
 
 def _relation_panel(ax: Axes, density: xr.Dataset, row: xr.Dataset) -> None:
-    name = str(row["field"].item())
     x, y = style.edges_of(density), style.edges_of(row)
     order = ("value_bin", "density_bin")
     predicted, true = (
@@ -170,10 +166,12 @@ def _relation_panel(ax: Axes, density: xr.Dataset, row: xr.Dataset) -> None:
     shares = (*_SHARES, 0.997)
     _contours(ax, predicted, x, y, shares, filled=True, colors=_BLUES)
     _contours(ax, true, x, y, shares, colors="black", linewidths=0.9)
-    ax.set_xscale("log")
-    style.log_value_axis(ax.xaxis)
-    ax.set_xlim(style.inner_range([predicted.sum(0), true.sum(0)], x, 3e-4))
-    ax.set_ylim(style.value_limits([predicted.sum(1), true.sum(1)], y, name, 3e-4))
+    style.value_axis(
+        ax, "x", style.Spacing.of(x), style.inner_range([predicted.sum(0), true.sum(0)], x, 3e-4)
+    )
+    style.value_axis(
+        ax, "y", style.Spacing.of(y), style.inner_range([predicted.sum(1), true.sum(1)], y, 3e-4)
+    )
     ax.set(xlabel=style.value_label(density), ylabel=style.value_label(row))
 
 
@@ -197,19 +195,11 @@ def _contours(
             "bins that hold the values: evaluate(..., limits=...)"
         )
     levels = np.unique([_level(smooth, share) for share in shares])
-    centres = [_centres(edges) for edges in (x, y)]
+    centres = [style.Spacing.of(edges).centres(edges) for edges in (x, y)]
     if filled:
         ax.contourf(*centres, smooth, [*levels, smooth.max() * 1.01], **options)
     else:
         ax.contour(*centres, smooth, levels, **options)
-
-
-def _centres(edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Middle of each bin: on a logarithmic scale where the bins grow."""
-    widths = np.diff(edges)
-    if edges[0] > 0 and widths[-1] > 1.5 * widths[0]:
-        return np.sqrt(edges[:-1] * edges[1:])
-    return (edges[:-1] + edges[1:]) / 2
 
 
 def _level(counts: NDArray[np.float64], share: float) -> float:

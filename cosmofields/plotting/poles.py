@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xarray as xr
 
 from ..conventions import DimensionError, MissingVariableError, listing
@@ -55,6 +56,8 @@ _PANELS = {
     ),
     "xi": _Axes(Statistic("xi", "xi", ("ell", "r"), "correlations(field)"), "r", r"\xi", "r^2", 2),
 }
+# Peaks of two curves whose ratio is larger do not show on one linear axis.
+_UNLIKE = 4
 # Of k P_l and of r^2 xi_l alike.
 _POLE_UNITS = {
     "1": r"($h^{-1}$ Mpc)$^2$",
@@ -69,10 +72,11 @@ def draw_poles(
     field: str,
     ells: Sequence[int] | None,
     others: style.Results | None,
+    truth: str | None,
 ) -> Figure:
     """Panels of k P_l(k) or r^2 xi_l(r), one below another; see the callers."""
     panels = _PANELS[kind]
-    curves, units = read_curves(panels.statistic, results, field, others)
+    curves, units = read_curves(panels.statistic, results, field, others, truth)
     there = [int(ell) for ell in curves[0].values["ell"].values]
     wanted = there if ells is None else [int(ell) for ell in ells]
     for curve in curves:
@@ -89,6 +93,7 @@ def draw_poles(
             ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
             for curve in curves:
                 _draw(ax, curve, ell, panels, styles[curve.label])
+            _scale(ax)
             label = rf"${panels.factor}\,{panels.symbol}_{ell}({panels.x})$"
             ax.set_ylabel(f"{label} [{_POLE_UNITS.get(units, units)}]")
         if kind == "power":
@@ -97,14 +102,21 @@ def draw_poles(
             axes[-1].set_xlabel(f"$r$ [{style.LENGTH}]")
         ends = [float(end) for c in curves for end in (c.x.min(), c.x.max())]
         axes[-1].set_xlim(min(ends), max(ends))
-        handles = axes[0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside upper center", ncols=2)
+        handles, _ = axes[0].get_legend_handles_labels()
+        if any(curve.noise is not None for curve in curves) and 0 in wanted:
+            line2d = style.matplotlib("lines").Line2D
+            handles.append(line2d([], [], color="0.3", linewidth=0.6, label="shot noise"))
+        figure.legend(handles=handles, loc="outside upper center", ncols=2)
         figure.align_ylabels(axes)
     return figure
 
 
 def read_curves(
-    statistic: Statistic, results: style.Results, field: str, others: style.Results | None
+    statistic: Statistic,
+    results: style.Results,
+    field: str,
+    others: style.Results | None,
+    truth: str | None,
 ) -> tuple[list[Curve], str]:
     """All curves of ``results`` and ``others``, and the units of the field that they are of.
 
@@ -134,16 +146,22 @@ def read_curves(
                 "returns"
             )
         units[_field_units(ds[statistic.bare])] = None
-        samples = map(str, ds["sample"].values) if "sample" in ds.dims else [label]
+        samples = list(map(str, ds["sample"].values)) if "sample" in ds.dims else [label]
         for sample in samples:
             part = ds.sel(sample=sample) if "sample" in ds.dims else ds
             curves.append(_curve(statistic, part, statistic.bare, sample))
+        if truth is None and not pairs and len(samples) > 1:
+            truth = samples[-1]
     labels = [curve.label for curve in curves]
     if len(units) > 1 or len(set(labels)) < len(labels):
         raise DimensionError(
             f"The curves {listing(labels)} are of fields in {listing(units)}; expected fields "
             "of the same units, each under its own label"
         )
+    if truth is not None:
+        if truth not in labels:
+            raise DimensionError(f"truth={truth!r}; expected one of {listing(labels)}")
+        curves = [replace(c, is_truth=c.label == truth) for c in curves]
     return curves, next(iter(units))
 
 
@@ -184,6 +202,17 @@ def _draw(ax: Axes, curve: Curve, ell: int, panels: _Axes, line: Mapping[str, An
         style.band(ax, curve.x, y, factor * curve.spread.sel(ell=ell), line["color"])
     if curve.noise is not None and ell == 0:
         ax.plot(curve.x, factor * curve.noise, color=line["color"], linewidth=0.6, label="_noise")
+
+
+def _scale(ax: Axes) -> None:
+    """Where one curve would flatten another: linear about 0, logarithmic beyond, in one curve."""
+    curves = [line for line in ax.lines if not str(line.get_label()).startswith("_")]
+    peaks = [np.nanmax(np.abs(np.asarray(line.get_ydata()))) for line in curves]
+    peaks = [peak for peak in peaks if peak > 0]
+    if peaks and max(peaks) > _UNLIKE * min(peaks):
+        # Room below 0 only for what is there, since the margins of a linear axis are wide here.
+        low, high = 1.2 * min(ax.dataLim.y0, 0.0), ax.get_ylim()[1]
+        style.value_axis(ax, "y", style.Spacing("asinh", min(peaks) / 3), (low, high))
 
 
 def _field_units(values: xr.DataArray) -> str:

@@ -103,26 +103,25 @@ def plot_slices(
     slabs = {name: _slab(whole, axis, position, thickness)[0] for name, whole in fields.items()}
     n_images = len(slabs) + 1
     # As wide as a page, unless the panels would grow out of proportion.
-    side = min((style.PAGE - 0.5) / (n_images + (1.25 if beside else 0)), 2.3)
-    width = side * n_images + 0.5
-    whole_width = width + (1.25 * side if beside else 0)
-    with style.figure((whole_width, side + 1.25)) as figure:
-        left = figure
+    side = min((style.PAGE - 0.5) / n_images, 2.3)
+    height = side + 1.3
+    with style.figure((side * n_images + 0.5, height + (1.7 if beside else 0))) as figure:
+        style.spread_rows(figure, 0.08)  # between the words above the panels
+        part: Any = figure
         if beside:
-            left, right = figure.subfigures(1, 2, width_ratios=(width, 1.25 * side))
-            _histograms(right, beside)
-        axes = left.subplots(1, n_images, sharex=True, sharey=True)
-        _draw_halos(left, axes[0], cut.sum("mass_bin").mean(axis), halos, _plane(axis, los))
-        _draw_fields(left, axes[1:], slabs, field, axis, los, arrows)
+            parts: Any = figure.subfigures(2, 1, height_ratios=(height, 1.7))
+            part, below = parts
+            _histograms(below, beside)
+        axes = part.subplots(1, n_images, sharex=True, sharey=True)
+        _draw_halos(part, axes[0], cut.sum("mass_bin").mean(axis), halos, _plane(axis, los))
+        _draw_fields(part, axes[1:], slabs, field, axis, los, arrows, side)
         for ax in axes:
             ax.set_xlabel(_axis_label(_plane(axis, los)[0], los))
             ax.locator_params(nbins=4)
             ax.tick_params(direction="out", top=False, right=False)
         axes[0].set_ylabel(_axis_label(_plane(axis, los)[1], los))
-        left.suptitle(
-            rf"${bounds[0]:.1f} < {axis} < {bounds[1]:.1f}$ {style.LENGTH}, mean over the slab",
-            fontsize=8,
-        )
+        place = rf"${bounds[0]:.1f} < {axis} < {bounds[1]:.1f}$ {style.LENGTH}"
+        part.suptitle(f"{place}, mean over the slab", fontsize=8)
     return figure
 
 
@@ -147,12 +146,13 @@ def _beside(results: style.Results | None, field: str) -> dict[str, dict[str, xr
 
 
 def _histograms(part: Any, beside: Mapping[str, Mapping[str, xr.Dataset]]) -> None:
-    axes = part.subplots(len(beside), 1, squeeze=False)[:, 0]
+    *axes, last = part.subplots(1, len(beside) + 1)
     for ax, (name, rows) in zip(axes, beside.items(), strict=True):
         draw_histogram(ax, rows, name)
         ax.set_ylabel("cells per bin [%]")
     labels = list(next(iter(beside.values())))
-    part.legend(handles=histogram_key(labels), loc="outside upper center", ncols=1)
+    last.set_axis_off()
+    last.legend(handles=histogram_key(labels), loc="center left", title="the whole box")
 
 
 def _draw_halos(
@@ -173,28 +173,30 @@ def _draw_fields(
     axis: str,
     los: str,
     arrows: bool,
+    side: float,
 ) -> None:
     """Panels of the truth and the predictions, to one scale of colours and arrows."""
     across, up = _plane(axis, los)
     is_vector = "component" in slabs["truth"].dims
     shown = {name: _scalar(cut).mean(axis) for name, cut in slabs.items()}
     colors = _field_colors(shown["truth"], field)
+    longest = float(shown["truth"].quantile(0.98)) or 1.0
     for ax, (name, mean) in zip(axes, shown.items(), strict=True):
         image = _image(ax, mean.transpose(up, across), *colors)
         values = _scalar(slabs[name])
         text = style.rounded(values.mean(dtype=np.float64), values.std(dtype=np.float64))
-        units = values.attrs["units"]
-        ax.set_title(f"{name}\n{style.with_units(text, units, plain=True)}")
+        ax.set_title(f"{name}\n{text}")
         if arrows and is_vector:
-            top = image.get_clim()[1] or 1.0
-            quiver = _arrows(ax, slabs[name].mean(axis), across, up, top)
-    if arrows and is_vector:
-        size = float(f"{top / 2:.0e}")
-        axes[-1].quiverkey(quiver, 0.8, -0.31, size, f"{size:g} km/s", labelpos="S", color="black")
+            quiver = _arrows(ax, slabs[name].mean(axis), across, up, longest)
     units = slabs["truth"].attrs["units"]
     symbol = style.SYMBOLS[f"{field}_magnitude" if is_vector else field]
     ticks = _DENSITY_TICKS if field == "density" else ()
     _colorbar(part, image, axes, style.with_units(f"${symbol}$", units), ticks)
+    if arrows and is_vector:
+        size = float(f"{longest / 2:.0e}")
+        # As far below the panel as the colour bar, which leaves room on its right.
+        at = (0.8, -0.6 / side)
+        axes[-1].quiverkey(quiver, *at, size, f"{size:g} km/s", labelpos="S", color="black")
 
 
 def _plane(axis: str, los: str) -> tuple[str, str]:
@@ -241,9 +243,12 @@ def _field_colors(truth: xr.DataArray, field: str) -> tuple[Normalize, Any]:
         top = float(abs(truth).quantile(0.99))
         return colors.Normalize(-top, top), "RdBu_r"
     if field != "density":
+        if field == "velocity":
+            return colors.Normalize(0.0, float(truth.quantile(0.998))), "viridis"
         # The momentum follows the density into a long tail.
-        top = truth.quantile(0.998 if field == "velocity" else 0.98)
-        return colors.Normalize(0.0, float(top)), "viridis"
+        low, high = (float(truth.quantile(share)) for share in (0.02, 0.998))
+        high = high if high > 0 else 1.0
+        return colors.LogNorm(max(low, 1e-3 * high), high), "viridis"
     positive = truth.where(truth > 0)
     norm = colors.LogNorm(float(positive.quantile(0.005)), float(positive.quantile(0.998)))
     cmap = style.matplotlib().colormaps["cividis"]

@@ -86,7 +86,7 @@ def plot_spectra(
             3, len(columns), sharex="col", squeeze=False, height_ratios=(2.2, 1, 1)
         )
         for i, (title, rows) in enumerate(columns):
-            _column(axes[:, i], rows, others, styles, band)
+            _column(list(axes[:, i]), rows, others, styles, band)
             if title:
                 axes[0, i].set_title(title)
             if i:
@@ -105,6 +105,7 @@ def plot_multipoles(
     field: str = "density",
     *,
     ells: Sequence[int] | None = None,
+    truth: str | None = None,
     others: style.Results | None = None,
 ) -> Figure:
     """Multipoles of the power spectrum about the line of sight: k P_l(k).
@@ -119,6 +120,9 @@ def plot_multipoles(
         Entry of the coordinate ``field`` of what ``evaluate`` returned.
     ells : sequence of int, optional
         Default: all that the first result has.
+    truth : str, optional
+        Label of the curve drawn in black; default: the truth of ``evaluate``, else the last of
+        several samples.
     others : Dataset or mapping of label to Dataset, optional
         Drawn after ``results``, such as the halos in redshift space.
 
@@ -127,7 +131,9 @@ def plot_multipoles(
     matplotlib.figure.Figure
         A panel for each l: the truth of ``evaluate`` in black, with shades of one and two standard
         deviations around a prediction where there is a spread.  A thin line in the panel of l = 0
-        marks the shot noise where the Dataset has it; nothing is subtracted.
+        marks the shot noise where the Dataset has it; nothing is subtracted.  Where the peaks of
+        two curves differ by more than a factor of four, the axis is linear about 0 and logarithmic
+        beyond (asinh).
 
     Raises
     ------
@@ -138,17 +144,23 @@ def plot_multipoles(
     GridMismatchError
         If results were scored against different truths or in different bins.
     """
-    return draw_poles("power", results, field, ells, others)
+    return draw_poles("power", results, field, ells, others, truth)
 
 
 def _groups(results: style.Results | Groups) -> dict[str, dict[str, xr.Dataset]]:
     """Results by label by title of a column; without a title, under an empty one."""
     if isinstance(results, xr.Dataset):
         return {"": style.labelled(results)}
-    nested = [isinstance(r, Mapping) and not isinstance(r, xr.Dataset) for r in results.values()]
-    if results and all(nested):
-        return {title: style.labelled(group) for title, group in results.items()}
-    return {"": style.labelled(results)}
+    flat = {label: r for label, r in results.items() if isinstance(r, xr.Dataset)}
+    groups = {title: g for title, g in results.items() if not isinstance(g, xr.Dataset)}
+    if flat and groups:
+        raise MissingVariableError(
+            f"{listing(flat)} are Datasets and {listing(groups)} are not; expected "
+            "{'label': evaluate(...), ...} or {'title': {'label': evaluate(...), ...}, ...}"
+        )
+    if not groups:
+        return {"": style.labelled(flat)}
+    return {title: style.labelled(group) for title, group in groups.items()}
 
 
 def _check_units(others: Mapping[str, xr.Dataset], rows: Sequence[xr.Dataset]) -> None:
@@ -183,6 +195,7 @@ def _column(
     power, deviation, correlation = axes
     first = next(iter(rows.values()))
     k = first["k_mean"]
+    power.set_yscale("log")
     power.plot(k, first["power_true"], **style.TRUTH, label="truth")
     for label, row in rows.items():
         for ax, name in (
@@ -205,7 +218,6 @@ def _column(
     units = str(first["units"].item())
     symbol = style.index(str(first["field"].item()))
     power.set(
-        yscale="log",
         ylim=(float(truth.min()) / 10, top * 4),
         ylabel=f"$P_{{{symbol}}}(k)$ [{style.power_units(units)}]",
     )

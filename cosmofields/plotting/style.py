@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,7 +52,7 @@ _LINES = (
     ("#E69F00", (0, (5, 1))),
     ("#56B4E9", (0, (1, 1))),
 )
-TRUTH = {"color": "black", "linestyle": "-", "linewidth": 2.0}
+TRUTH: dict[str, Any] = {"color": "black", "linestyle": "-", "linewidth": 2.0}
 GREY = "0.8"
 
 SYMBOLS = {
@@ -161,25 +162,74 @@ def edges_of(row: xr.Dataset, name: str = "value_bounds") -> NDArray[np.float64]
 def inner_range(
     counts: Sequence[NDArray[Any]], edges: NDArray[np.float64], tail: float
 ) -> tuple[float, float]:
-    """Edges between which every histogram lies, but for a fraction ``tail`` at either end."""
+    """Edges between which every histogram lies, but for a fraction ``tail`` at either end.
+
+    Bins that begin at 0, those of magnitudes, are shown from there.
+    """
     lows, highs = [float(edges[-1])], [float(edges[0])]
     for values in counts:
         if values.sum() > 0:
             share = np.cumsum(values) / values.sum()
             lows.append(float(edges[np.searchsorted(share, tail, side="right")]))
-            highs.append(float(edges[min(np.searchsorted(share, 1 - tail) + 1, edges.size - 1)]))
-    low, high = min(lows), max(highs)
+            highs.append(float(edges[int(np.searchsorted(share, 1 - tail)) + 1]))
+    low, high = min(lows) if edges[0] else 0.0, max(highs)
     return (low, high) if low < high else (float(edges[0]), float(edges[-1]))
 
 
-def value_limits(
-    counts: Sequence[NDArray[Any]], edges: NDArray[np.float64], field: str, tail: float
-) -> tuple[float, float]:
-    """Limits of an axis of values: a magnitude from 0, a divergence alike on both sides."""
-    low, high = inner_range(counts, edges, tail)
-    if field == "density":
-        return low, high
-    return (0.0, high) if field.endswith("_magnitude") else (-max(-low, high), max(-low, high))
+@dataclass(frozen=True)
+class Spacing:
+    """How the edges of bins lie: equal steps of x, of log x, or of asinh(x / turn).
+
+    An axis to that scale shows the bins, and so the cells per bin, with one and the same width.
+    """
+
+    kind: str
+    turn: float = 1.0
+
+    @classmethod
+    def of(cls, edges: NDArray[np.float64]) -> Spacing:
+        """Spacing of ``edges``; linear if it is none of the three."""
+        below, at, above = edges[:-2], edges[1:-1], edges[2:]
+        # sinh(a + h) + sinh(a - h) = 2 sinh(a) cosh(h), and the same of exp.
+        far = int(np.argmax(abs(at)))
+        growth = (above[far] + below[far]) / (2 * at[far])
+        if not growth > 1 + 1e-6:
+            return cls("linear")
+        near = int(np.argmin(abs(at)))
+        half = (above[near] - below[near]) / (2 * np.sqrt(growth**2 - 1))
+        turn = np.sqrt(max(half**2 - at[near] ** 2, 0.0))
+        found = cls("log") if turn < 1e-3 * abs(at[near]) else cls("asinh", float(turn))
+        steps = np.diff(found.equal(edges))
+        return found if np.allclose(steps, steps[0], rtol=1e-3) else cls("linear")
+
+    def equal(self, values: Any) -> Any:
+        """Values on the scale on which the steps are equal."""
+        if self.kind == "linear":
+            return np.asarray(values, dtype=np.float64)
+        return np.log(values) if self.kind == "log" else np.arcsinh(values / self.turn)
+
+    def centres(self, edges: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Middles of the bins on that scale."""
+        equal = self.equal(edges)
+        middle = (equal[:-1] + equal[1:]) / 2
+        if self.kind == "linear":
+            return middle
+        return np.exp(middle) if self.kind == "log" else self.turn * np.sinh(middle)
+
+    def ticks(self, low: float, high: float) -> list[float]:
+        """Round values from ``low`` to ``high``, none close to another on that scale."""
+        least = self.turn / 2 if self.kind == "asinh" else 1e-6
+        powers = [m * 10.0**e for e in range(-6, 8) for m in (1, 3)]
+        sizes = [size for size in powers if size >= least]
+        wanted = [*sizes, *(-size for size in sizes)] if self.kind == "asinh" else sizes
+        span = self.equal(high) - self.equal(low)
+        ticks = [0.0] if self.kind == "asinh" and low <= 0 <= high else []
+        # Powers of ten before what lies between them.
+        for value in sorted(wanted, key=lambda v: (f"{abs(v):.0e}"[0] != "1", abs(v))):
+            gaps = [abs(self.equal(value) - self.equal(tick)) for tick in ticks]
+            if low <= value <= high and min(gaps, default=np.inf) > 0.2 * span:
+                ticks.append(value)
+        return sorted(ticks)
 
 
 # --- words ---
@@ -211,7 +261,7 @@ def rounded(mean: Any, std: Any) -> str:
     """Mean and scatter with the decimals that show three digits of the scatter."""
     mean, std = float(mean), float(std)
     digits = 0 if not std > 0 else int(np.clip(2 - np.floor(np.log10(std)), 0, 3))
-    return rf"${mean:.{digits}f}\pm{std:.{digits}f}$"
+    return rf"${round(mean, digits) + 0.0:.{digits}f}\pm{std:.{digits}f}$"
 
 
 # --- drawing ---
@@ -232,6 +282,13 @@ def figure(size: tuple[float, float], layout: str = "constrained") -> Iterator[F
         made.draw_without_rendering()
 
 
+def spread_rows(figure: Figure, inches: float) -> None:
+    """Leave so much room above and below what a constrained layout arranges."""
+    engine = figure.get_layout_engine()
+    if isinstance(engine, matplotlib("layout_engine").ConstrainedLayoutEngine):
+        engine.set(h_pad=inches)
+
+
 def line_styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour and dashes of each label, in order."""
     lines = {label: _LINES[i % len(_LINES)] for i, label in enumerate(labels)}
@@ -242,6 +299,8 @@ def band(ax: Axes, x: Any, y: xr.DataArray, spread: xr.DataArray, color: str) ->
     """Shade one and two standard deviations about a line."""
     for width, alpha in ((2, 0.15), (1, 0.25)):
         low, high = y - width * spread, y + width * spread
+        if ax.get_yscale() == "log":
+            low = low.clip(min=1e-6 * float(y.max()))
         ax.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0, zorder=1)
 
 
@@ -255,12 +314,29 @@ def log_k_axis(ax: Axes) -> None:
     ax.set_xlabel(WAVENUMBER)
 
 
-def log_value_axis(axis: Any) -> None:
-    """A logarithmic axis of densities with plain numbers."""
-    ticker = matplotlib("ticker")
-    axis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
-    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(ticker.NullFormatter())
+def value_axis(ax: Axes, which: str, spacing: Spacing, limits: tuple[float, float]) -> None:
+    """Scale the axis "x" or "y" so that bins so spaced look equal, and mark round values."""
+    axis = {"x": ax.xaxis, "y": ax.yaxis}[which]
+    if spacing.kind == "linear":
+        axis.set_major_locator(matplotlib("ticker").MaxNLocator(4))
+    else:
+        options = {"linear_width": spacing.turn} if spacing.kind == "asinh" else {}
+        ax.set(
+            **{f"{which}scale": matplotlib("scale").scale_factory(spacing.kind, axis, **options)}
+        )
+        ticks = spacing.ticks(*limits)
+        axis.set_ticks(ticks, labels=[_plain(tick) for tick in ticks])
+        axis.set_ticks([], minor=True)
+    ax.set(**{f"{which}lim": limits})
+
+
+def _plain(value: float) -> str:
+    """A round number, as a power of ten where it is long."""
+    if abs(value) < 1e4:
+        return f"{value:g}".replace("-", "\N{MINUS SIGN}")
+    digit, exponent = f"{value:.0e}".split("e")
+    front = digit.replace("1", "") if digit.strip("-") == "1" else rf"{digit}\times"
+    return rf"${front}10^{{{int(exponent)}}}$"
 
 
 def panel_grid(n_rows: int, n_fields: int, most: int = 3) -> tuple[int, int]:

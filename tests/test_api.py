@@ -84,7 +84,24 @@ def test_code_of_the_statistics_page_runs(observed: xr.Dataset) -> None:
     for block in blocks:
         # The page cuts a box of 300 Mpc/h or more, these fields fill one of 100.
         exec(compile(block.replace("150", "50"), "statistics.md", "exec"), names)
-    assert names["result"].attrs["realizations"] == 8
+    assert names["parts"].sizes["realization"] == 8
+    assert names["result"].attrs["realizations"] == 2
+
+
+def test_variables_of_evaluate_are_listed(observed: xr.Dataset) -> None:
+    true = observed.recon.linear_theory(bias=1.5)
+    result = true.recon.evaluate(true)
+    page = (ROOT / "docs" / "statistics.md").read_text()
+    table = page.partition("## What evaluate returns")[2].partition("\n## ")[0]
+    listed = {}
+    for dims, text in re.findall(r"^\| ([a-z_, ]+) \| (`.*) \|$", table, re.MULTILINE):
+        for name in re.findall(r"`([\w*]+)`", text):
+            for side in ("predicted", "true"):
+                listed[name.replace("*", side)] = tuple(dims.split(", "))
+    for name in ("value_bounds", "value_spacing"):
+        assert name in result.coords
+        del listed[name]
+    assert listed == {name: value.dims for name, value in result.data_vars.items()}
 
 
 def test_picture_of_the_house_shows_every_room() -> None:

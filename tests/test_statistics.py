@@ -172,6 +172,17 @@ def test_pooled_parts_are_the_whole(cuts, offset, scale, is_vector):
     assert pooled["cells"].dtype == np.int64
 
 
+def test_pooled_results_of_a_store(tmp_path):
+    """Numbers that are still on the disk, and coordinates of the boxes."""
+    results = parts_of(velocity(), velocity(seed=1), [5, 6])
+    results = results.assign_coords(origin=("realization", [0.0, 5.0, 6.0]))
+    results.to_zarr(tmp_path / "results.zarr", consolidated=False)
+    with xr.open_zarr(tmp_path / "results.zarr", consolidated=False) as stored:
+        pooled = st.pool(stored)
+    assert set(pooled.coords) == {"component"}
+    xr.testing.assert_identical(pooled, st.pool(results))
+
+
 def test_pooled_constants():
     """A field that is constant in a part, in each part, or everywhere."""
     t = field(noise((12, 4, 5)))

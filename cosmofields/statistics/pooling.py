@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xarray as xr
+from dask.base import compute
 
 from ..conventions import DimensionError, MissingVariableError, listing
 from ..kernels.cells import ratio
@@ -58,6 +59,7 @@ def pool(results: xr.Dataset, dim: str = "realization") -> xr.Dataset:
             "cell_statistics: xr.concat([cell_statistics(p, t) for p, t in boxes], "
             f"dim={dim!r})"
         )
+    results = results[list(_POOLED)].compute()
     counts = results["cells"]
     mean_p, std_p = pool_moments(counts, results["mean_predicted"], results["std_predicted"], dim)
     mean_t, std_t = pool_moments(counts, results["mean_true"], results["std_true"], dim)
@@ -112,6 +114,7 @@ def pool_moments(
             f"dim={dim!r}; expected a dim of the counts, which have {counts.dims or 'none'}: "
             f"xr.concat(results, dim={dim!r})"
         )
+    counts, mean, std = compute(counts, mean, std)
     # About the mean of one part, so that equal means stay what they are, and their scatter 0.
     own = [name for name, coord in mean.coords.items() if dim in coord.dims]
     about = mean.drop_vars(own).isel({dim: counts.argmax(dim)})

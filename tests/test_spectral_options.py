@@ -16,6 +16,7 @@ from cosmofields.conventions import (
 from cosmofields.linear import halo_overdensity
 from cosmofields.painting import paint
 from cosmofields.spectral import multipoles, power_spectrum, spectra, wedges
+from cosmofields.store import open_store, write_store
 
 ELLS = (0, 2, 4)
 LENGTHS = (90.0, 60.0, 75.0)
@@ -221,6 +222,23 @@ def test_nan_is_refused_under_a_taper(bad):
     for given in (broken, broken.chunk({"x": 3})):
         with pytest.raises(CosmofieldsError, match="NaN or infinity"):
             power_spectrum(given, taper=0.2)
+
+
+# --- kept ---
+
+
+@pytest.mark.parametrize("statistic", [power_spectrum, wedges, lambda f: spectra(f, f, ells=ELLS)])
+def test_results_come_back_from_a_store(observed, statistic, tmp_path):
+    delta = halo_overdensity(observed)
+    result = statistic(delta)
+    if statistic is wedges:
+        result = wedges(delta, window="cic", taper=0.3)
+    write_store(result, tmp_path / "spectra.zarr")
+    with open_store(tmp_path / "spectra.zarr") as found:
+        for name, variable in result.variables.items():
+            assert found[name].dtype == variable.dtype
+            xr.testing.assert_identical(found[name].variable.load(), variable)
+        assert {key: found.attrs[key] for key in result.attrs} == result.attrs
 
 
 # --- abacusutils ---

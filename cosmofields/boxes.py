@@ -224,6 +224,7 @@ def evaluate_sub_boxes(
     for ds in (predicted, true):
         check_periodic(ds, what="evaluate_sub_boxes")
     how = Measure(edges, None, value_edges(limits), shared_los(predicted, true), taper)
+    sub_boxes(true, size, stride=stride)  # what is wrong with them is said before any work
     fields = shared_fields(predicted, true)
     density = _cut(fields["density"], size, stride) if "density" in fields else []
     pairs: Any = pair_makers(fields)

@@ -205,7 +205,8 @@ def _held(ds: xr.Dataset) -> Iterator[str]:
 
 def _take(ds: xr.Dataset, name: str) -> xr.DataArray:
     if name in ds:
-        return variable(ds, name)
+        field = variable(ds, name)
+        return field.assign_attrs({"units": FIELDS[name].units, **field.attrs})
     product = canonical(variable(ds, "density") * variable(ds, "velocity"), "component")
     grid = grid_of(product.assign_attrs(box_facts(ds)), what="evaluate")
     return label("momentum", product.data, grid, box_facts(ds))

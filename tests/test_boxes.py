@@ -184,7 +184,9 @@ def test_fields_that_do_not_fit_stay_lazy(monkeypatch, parts, predicted, true):
         xr.testing.assert_allclose(lazy[key], parts[key].sel(same))
 
 
-def test_errors_of_scoring(predicted, true):
+def test_errors_of_scoring(predicted, true, no_computes):
+    with no_computes(), pytest.raises(DimensionError, match="nearest is 80"):
+        evaluate_sub_boxes(predicted.chunk(), true.chunk(), 77)
     half = sub_boxes(true, 80)[0]
     with pytest.raises(NotPeriodicError, match="evaluate_sub_boxes needs a periodic box"):
         evaluate_sub_boxes(half, half, 40)

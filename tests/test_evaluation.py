@@ -251,6 +251,13 @@ def test_a_momentum_that_is_not_there_is_made(predicted, true):
     assert "momentum" not in evaluate(predicted, true[["velocity"]]).field
 
 
+def test_fields_without_units_have_those_of_the_registry(true, result):
+    bare = true.copy()
+    for name in bare.data_vars:
+        bare[name] = bare[name].drop_attrs()
+    assert evaluate(bare, bare).units.values.tolist() == result.units.values.tolist()
+
+
 def test_a_part_of_a_box(true):
     (part,) = sub_boxes(true, [BOX / 2, BOX, BOX], stride=[BOX, BOX, BOX])
     scores = evaluate(part, part, taper=0.3)

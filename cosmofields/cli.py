@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
         "demo",
         help="reconstruct a simulated box and score it",
         description="Take the halos of a simulated box to redshift space, reconstruct density and "
-        "velocity by linear theory and by the networks, and score them against the truth.",
+        "velocity by linear theory and by the networks, and report on them against the truth.",
     )
     demo.add_argument(
         "--out", default="demo-output", help="directory to write (default: %(default)s)"
@@ -36,6 +37,48 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--box", help="HDF5 box; default: the sample in the package")
     demo.add_argument("--los", choices=AXES, default="z", help="line of sight (default: z)")
     demo.add_argument("--model", default="default", help="directory of saved models")
+
+    evaluate = verbs.add_parser(
+        "evaluate",
+        help="report on a reconstruction: scores, spectra, figures, one page",
+        description="Measure predicted fields against the true ones, and write every statistic and "
+        "figure of the paper into a directory: report.html, tables (CSV, LaTeX), figures (PNG, "
+        "PDF), results.zarr. Groups `linear`, `observed`, `halos` (in redshift space) and "
+        "`halos_true` beside PREDICTED or TRUE are used where they are.",
+    )
+    evaluate.add_argument(
+        "predicted",
+        metavar="PREDICTED",
+        help="Zarr store, or STORE/GROUP; of a store with groups `reconstructed`",
+    )
+    evaluate.add_argument(
+        "true",
+        metavar="TRUE",
+        help="Zarr store, STORE/GROUP, or an HDF5 box; of a store with groups `true`",
+    )
+    evaluate.add_argument("--out", required=True, metavar="DIR", help="directory of the report")
+    evaluate.add_argument("--label", help="name of the prediction (default: that of its group)")
+    for name, what in (
+        ("linear", "another reconstruction to compare with"),
+        ("observed", "the halo field that went in"),
+        ("halos", "tracers in redshift space"),
+        ("halos-true", "the same tracers in real space"),
+    ):
+        evaluate.add_argument(f"--{name}", metavar="STORE", help=what)
+    evaluate.add_argument(
+        "--sub-boxes",
+        type=float,
+        nargs="+",
+        metavar="SIDE",
+        help="cut boxes of this side (one or three, Mpc/h) for the scatter from box to box",
+    )
+    evaluate.add_argument(
+        "--stride", type=float, nargs="+", help="from one sub-box to the next (default: SIDE)"
+    )
+    evaluate.add_argument(
+        "--training", metavar="DIR", help="folder that training logged to, for its curves"
+    )
+    evaluate.add_argument("--title", help="of the page")
 
     info = verbs.add_parser(
         "info",
@@ -131,7 +174,42 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(args: argparse.Namespace) -> None:
     from .demo import demo
 
-    demo(args.out, args.box, los=args.los, model=args.model)
+    demo(args.out, args.box, los=args.los, model=args.model, command=args.command)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from .report import PAGE, check_output, report
+    from .report.inputs import gather
+
+    out = Path(args.out)
+    check_output(out)
+    if args.stride and not args.sub_boxes:
+        raise CosmofieldsError("--stride needs --sub-boxes: of which side?")
+    given = gather(
+        args.predicted,
+        args.true,
+        label=args.label,
+        linear=args.linear,
+        observed=args.observed,
+        halos=args.halos,
+        halos_true=args.halos_true,
+    )
+    if args.training:
+        from .plotting import open_curves
+
+        given["training"] = open_curves(args.training)
+    report(
+        **given,
+        out=out,
+        sub_boxes=_one_or_three(args.sub_boxes),
+        stride=_one_or_three(args.stride),
+        title=args.title,
+        command=args.command,
+        console=Console(stderr=True),
+    )
+    print(out / PAGE)
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -248,7 +326,14 @@ def _train(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code: 0, or 2 for input that cannot be used."""
     args = _parser().parse_args(argv)
-    verb = {"demo": _demo, "info": _info, "predict": _predict, "train": _train}[args.verb]
+    args.command = shlex.join(["cosmofields", *(sys.argv[1:] if argv is None else argv)])
+    verb = {
+        "demo": _demo,
+        "evaluate": _evaluate,
+        "info": _info,
+        "predict": _predict,
+        "train": _train,
+    }[args.verb]
     try:
         verb(args)
     except CosmofieldsError as error:

@@ -1,13 +1,10 @@
-"""The whole job on one simulated box: halos in redshift space to fields, scores and figures."""
+"""The whole job on one simulated box: halos in redshift space to fields, scores and a report."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +13,13 @@ from rich.console import Console
 
 from . import tutorial
 from .catalog import select, to_redshift_space
-from .conventions import StoreError, box_lengths, check_filled
+from .conventions import MissingExtraError, StoreError, box_lengths, check_filled
 from .evaluation import evaluate, format_table, scores_table
 from .inference import check_box, predict
 from .linear import linear_bias, linear_theory
 from .painting import paint
 from .readers import open_box
+from .report import PAGE, check_output, report, stage
 from .store import describe, side_text, write_store
 from .unet import load_model
 
@@ -38,6 +36,7 @@ def demo(
     *,
     los: str = "z",
     model: str | Path = "default",
+    command: str | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Reconstruct a simulated box from its halos and score every method against the truth.
@@ -45,15 +44,17 @@ def demo(
     Parameters
     ----------
     out : directory
-        Gets ``demo.zarr`` (groups observed, linear, reconstructed, true), the scores as
-        ``scores.json`` and ``scores.txt``, and the figures, as PNG and PDF.  What an earlier demo
-        left there is replaced.
+        Gets ``demo.zarr`` (groups observed, halos, halos_true, linear, reconstructed, true), the
+        scores as ``scores.json`` and ``scores.txt``, and in ``report/`` everything that
+        :func:`~cosmofields.report.report` writes.  What an earlier demo left there is replaced.
     box : path of an HDF5 box, optional
         See :func:`~cosmofields.readers.open_box`; default: the sample in the package.
     los : {"x", "y", "z"}
         Line of sight.
     model : path or ``"default"``
         Directory of saved models.
+    command : str, optional
+        What was typed, for the report.
     console : rich.console.Console, optional
         Where progress and the table go.
 
@@ -81,8 +82,9 @@ def demo(
     source = halos.attrs.get("source", {})
     say.print(_introduction(halos, source, los), highlight=False, soft_wrap=True)
 
-    with _stage(say, "halos: selected, in redshift space, painted"):
-        tracers = to_redshift_space(select(halos), los)
+    with stage(say, "halos: selected, in redshift space, painted"):
+        chosen = select(halos)
+        tracers = to_redshift_space(chosen, los)
         n_grid = [true.sizes[axis] for axis in ("x", "y", "z")]
         observed = paint(tracers, n_grid)
         by_number = paint(tracers.drop_vars("mass_bin"), n_grid, weighting="number")
@@ -91,7 +93,7 @@ def demo(
         true = true.load()
         check_filled(true["density"], "the true fields")
 
-    with _stage(say, "linear theory: eq. 2, Wiener filter, Wiener filter by mass bin"):
+    with stage(say, "linear theory: eq. 2, Wiener filter, Wiener filter by mass bin"):
         bias = card["linear_bias"]
         eq4 = linear_bias(by_number, true["density"])
         versions = {
@@ -100,18 +102,16 @@ def demo(
             BY_BIN: linear_theory(observed, bias=bias["mass_bins"]),
         }
 
-    with _stage(say, "networks: density, then velocity"):
+    with stage(say, "networks: density, then velocity"):
         versions[NETWORK] = predict(observed, model)
 
-    with _stage(say, "statistics"):
-        results = {name: evaluate(version, true) for name, version in versions.items()}
-        table = scores_table(results)
-
     out.mkdir(parents=True, exist_ok=True)
-    with _stage(say, "store"):
+    with stage(say, "store"):
         tree = xr.DataTree.from_dict(
             {
                 "observed": observed,
+                "halos": tracers,
+                "halos_true": chosen,
                 "linear": versions[BY_BIN],
                 "reconstructed": versions[NETWORK],
                 "true": true,
@@ -119,6 +119,31 @@ def demo(
         )
         title = f"cosmofields demo on {source.get('file', 'a box')}"
         write_store(tree, out / "demo.zarr", overwrite=True, title=title)
+
+    # The network first: it is the one that the report is about.
+    titles = {
+        NETWORK: NETWORK,
+        **{label: f"linear, {label}" for label in (BY_BIN, FILTERED, PAPER)},
+    }
+    try:
+        measured = report(
+            {titles[label]: versions[label] for label in titles},
+            true,
+            out / "report",
+            observed=observed,
+            halos=tracers,
+            halos_true=chosen,
+            title=title,
+            command=command,
+            console=say,
+        )
+        found = {node.attrs.get("label"): node.to_dataset() for node in measured.children.values()}
+        missing = ""
+    except MissingExtraError as error:
+        with stage(say, "statistics"):
+            found = {titles[label]: evaluate(ds, true) for label, ds in versions.items()}
+        missing = str(error)
+    table = scores_table({label: found[titles[label]] for label in versions})
     scores = {
         "box": {**source, "los": los, "box_size": halos.attrs["box_size"]},
         "cell_size": observed.recon.grid.cell_size[0],
@@ -126,9 +151,6 @@ def demo(
         "scores": table,
     }
     (out / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
-
-    with _stage(say, "figures"):
-        missing = _figures(out, observed, true, versions, results)
     (out / "scores.txt").write_text(format_table(table) + "\n")
     headline = {
         label: {field: row[field] for field in ("density", "velocity")}
@@ -140,9 +162,9 @@ def demo(
         "",
         format_table(headline),
         "",
-        *([f"No figures: {missing}"] if missing else []),
         f"{time.perf_counter() - started:.0f} s. Written to {out}: demo.zarr, scores.json, "
-        + ("scores.txt" if missing else "scores.txt, figures (PNG, PDF)"),
+        + ("scores.txt" if missing else "scores.txt, report/"),
+        f"No report: {missing}" if missing else f"Report: {out / 'report' / PAGE}",
     ]
     say.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     return scores
@@ -158,6 +180,8 @@ def _check_output(out: Path) -> None:
     above = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not os.access(above, os.W_OK):
         raise StoreError(f"{str(above)!r} is not writable; give another --out")
+    if out.exists():
+        check_output(out / "report")
 
 
 def _introduction(halos: xr.Dataset, source: dict[str, Any], los: str) -> str:
@@ -172,43 +196,3 @@ def _introduction(halos: xr.Dataset, source: dict[str, Any], los: str) -> str:
         f"{side_text(box_lengths(halos))} Mpc/h, z = {halos.attrs['redshift']:g}, "
         f"line of sight {los}"
     )
-
-
-@contextmanager
-def _stage(say: Console, what: str) -> Iterator[None]:
-    """Spinner while a stage runs, and a line with its time when it is done."""
-    started = time.perf_counter()
-    with say.status(f"{what} ..."):
-        yield
-    say.print(f"  {time.perf_counter() - started:5.1f} s  {what}", highlight=False)
-
-
-def _figures(
-    out: Path,
-    observed: xr.Dataset,
-    true: xr.Dataset,
-    versions: dict[str, xr.Dataset],
-    results: dict[str, xr.Dataset],
-) -> str:
-    """Draw the figures; return why not, if matplotlib is not there."""
-    from . import plotting
-
-    titles = {label: label if label == NETWORK else f"linear, {label}" for label in versions}
-    compared = {titles[label]: versions[label] for label in (BY_BIN, NETWORK)}
-    # The network first: it gets the solid line.
-    results = {titles[label]: results[label] for label in (NETWORK, BY_BIN, FILTERED, PAPER)}
-    draw: dict[str, Callable[[], Any]] = {
-        "slices_velocity": lambda: plotting.plot_slices(observed, true, compared),
-        "slices_density": lambda: plotting.plot_slices(observed, true, compared, field="density"),
-        "joint": lambda: plotting.plot_joint(results[NETWORK]),
-    }
-    for field in ("density", "velocity", "velocity_divergence"):
-        draw[f"spectra_{field}"] = partial(plotting.plot_spectra, results, field)
-    for name, make in draw.items():
-        try:
-            figure = make()
-        except ImportError as error:
-            return str(error)
-        for suffix in ("png", "pdf"):
-            figure.savefig(out / f"{name}.{suffix}")
-    return ""

@@ -1,0 +1,167 @@
+"""What is compared with what: versions of a universe by the names of their stores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from ..catalog import select, to_redshift_space
+from ..comparison import COMPARED
+from ..conventions import (
+    AXES,
+    CatalogError,
+    MissingVariableError,
+    StoreError,
+    check_same_grid,
+    listing,
+)
+from ..readers import open_box
+from ..store import open_store, root_attrs
+
+PREDICTED, TRUE = "reconstructed", "true"
+
+
+@dataclass
+class Source:
+    """One version of a universe, and those that lie beside it."""
+
+    text: str
+    group: str
+    version: xr.Dataset
+    beside: Mapping[str, xr.Dataset] = field(default_factory=dict)
+
+
+def open_source(place: str | Path, default: str) -> Source:
+    """Open ``STORE``, ``STORE/GROUP`` or an HDF5 box.
+
+    Parameters
+    ----------
+    place : path
+        A Zarr store; a group inside one; or a file that :func:`~cosmofields.readers.open_box`
+        reads, of which this is the true fields.
+    default : str
+        The group to take of a whole store that has groups.
+
+    Raises
+    ------
+    StoreError
+        If there is no such store, group or box; the message lists the groups that there are.
+    """
+    path = Path(place)
+    if path.is_file():
+        halos, true = open_box(path)
+        return Source(str(place), "", true, {"box": halos})
+    root = _root_of(path) or path
+    opened = open_store(root)  # or its message, of what is not there or is no store
+    group = "/".join(path.resolve().relative_to(root.resolve()).parts)
+    if isinstance(opened, xr.Dataset):
+        if group:
+            raise StoreError(f"No group {group!r} in the store '{root}': it has no groups")
+        return Source(str(place), "", opened)
+    group = group or default
+    groups = {name: node.to_dataset() for name, node in opened.subtree_with_keys}
+    groups = {name: ds for name, ds in groups.items() if name != "." and ds.variables}
+    if group not in groups:
+        raise StoreError(
+            f"No group {group!r} in the store '{root}'; it has {listing(groups)}. "
+            f"Name one: '{root}/GROUP'"
+        )
+    beside = {name: ds for name, ds in groups.items() if name != group}
+    return Source(f"{root}/{group}", group, groups[group], beside)
+
+
+def _root_of(path: Path) -> Path | None:
+    """The outermost Zarr group of those above one another that hold a path, were it there."""
+    found = None
+    for folder in (path, *path.parents):
+        if folder.is_dir() and root_attrs(folder) is not None:
+            found = folder
+        elif found is not None:
+            break
+    return found
+
+
+def gather(
+    predicted: str | Path,
+    true: str | Path,
+    *,
+    label: str | None = None,
+    linear: str | Path | None = None,
+    observed: str | Path | None = None,
+    halos: str | Path | None = None,
+    halos_true: str | Path | None = None,
+) -> dict[str, Any]:
+    """Arguments of :func:`cosmofields.report.report` from names of stores.
+
+    Parameters
+    ----------
+    predicted, true : path
+        See :func:`open_source`; a whole store gives its groups ``reconstructed`` and ``true``.
+    label : str, optional
+        Name of the prediction in tables and figures; by default that of its group.
+    linear, observed, halos, halos_true : path, optional
+        More versions; by default the groups of these names beside the prediction, else beside the
+        truth.  The halos of an HDF5 box are selected and taken to redshift space.
+
+    Raises
+    ------
+    StoreError
+        As :func:`open_source`.
+    MissingVariableError, GridMismatchError
+        If the two have no field in common, or other grids.
+    """
+    chosen, truth = open_source(predicted, PREDICTED), open_source(true, TRUE)
+    _check_comparable(chosen, truth)
+    more: dict[str, xr.Dataset] = {}
+    given = {"linear": linear, "observed": observed, "halos": halos, "halos_true": halos_true}
+    for name, place in given.items():
+        if place is not None:
+            more[name] = open_source(place, name).version
+        else:
+            found = [source.beside[name] for source in (chosen, truth) if name in source.beside]
+            more.update({name: found[0]} if found else {})
+    if "halos" not in more and "box" in truth.beside:
+        los = chosen.version.attrs.get("los", "z")
+        more.update(_halos_of_box(truth.beside["box"], los))
+    # A catalogue of this name may be anything; what is asked for by name is checked further on.
+    if halos is None and "halos" in more and more["halos"].attrs.get("space") != "redshift":
+        del more["halos"]
+    return {
+        "predicted": {label or chosen.group or "prediction": chosen.version},
+        "true": truth.version,
+        **more,
+    }
+
+
+def _check_comparable(chosen: Source, truth: Source) -> None:
+    for source in (chosen, truth):
+        if not any(name in source.version for name in COMPARED):
+            fitting = [
+                name for name, ds in source.beside.items() if any(key in ds for key in COMPARED)
+            ]
+            hint = f" Groups that do: {listing(fitting)}" if fitting else ""
+            raise MissingVariableError(
+                f"'{source.text}' holds {listing(source.version.data_vars)}, and none of "
+                f"{listing(COMPARED)}.{hint}"
+            )
+    if not any(name in chosen.version and name in truth.version for name in COMPARED):
+        raise MissingVariableError(
+            f"Nothing to compare: '{chosen.text}' holds {listing(chosen.version.data_vars)}, "
+            f"'{truth.text}' {listing(truth.version.data_vars)}; expected one of "
+            f"{listing(COMPARED)} in both"
+        )
+    check_same_grid(chosen.version, truth.version)
+
+
+def _halos_of_box(halos: xr.Dataset, los: str) -> dict[str, xr.Dataset]:
+    """Tracers of a simulated box in redshift and in real space, if it has enough."""
+    try:
+        tracers = select(halos)
+    except CatalogError:
+        return {}
+    axis = los if los in AXES else "z"
+    return {"halos": to_redshift_space(tracers, axis), "halos_true": tracers}

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from ..conventions import DimensionError
 from . import style
 from .poles import Statistic, curve_styles, draw_poles, read_curves
 
@@ -113,8 +114,13 @@ def plot_correlation_2d(
     same measurement.
     """
     curves, _ = read_curves(_PLANE, results, field, others, truth)
-    curves = sorted(curves, key=lambda curve: not curve.is_truth)  # beneath the lines
     ordered = np.unique(np.asarray(levels, dtype=np.float64))
+    highest = max(float(curve.values.max()) for curve in curves)
+    if not (ordered.size and ordered[0] < highest):
+        raise DimensionError(
+            f"levels={list(levels)}; expected values that xi has, which reaches {highest:.3g}"
+        )
+    curves = sorted(curves, key=lambda curve: not curve.is_truth)  # beneath the lines
     styles = curve_styles(curves)
     with style.figure((style.COLUMN, style.COLUMN + 0.2)) as figure:
         lines, patches = style.matplotlib("lines"), style.matplotlib("patches")
@@ -122,18 +128,21 @@ def plot_correlation_2d(
         handles = []
         for curve in curves:
             across, along, xi = _quadrants(curve.values)
+            # Of a level that it does not reach a curve has no contour.
+            reached = ordered[(ordered > np.nanmin(xi)) & (ordered < np.nanmax(xi))]
+            line = styles[curve.label]
             if curve.is_truth:
-                shades = [_SHADES[min(i, 2)] for i in range(ordered.size)]
-                ax.contourf(across, along, xi.T, [*ordered, np.inf], colors=shades)
-                ax.contour(across, along, xi.T, ordered, colors="0.35", linewidths=0.5)
-                handles.append(
-                    patches.Patch(facecolor=_SHADES[1], edgecolor="0.35", label=curve.label)
-                )
+                line = {"color": "0.35", "linestyle": "-", "linewidth": 0.5}
+                if reached.size:
+                    ax.contourf(across, along, xi.T, [*reached, np.inf], colors=_SHADES)
+                key = patches.Patch(facecolor=_SHADES[1], edgecolor="0.35", label=curve.label)
             else:
-                line = styles[curve.label]
+                key = lines.Line2D([], [], **line, label=curve.label)
+            handles.append(key)
+            if reached.size:
                 dashes = {"colors": line["color"], "linestyles": [line["linestyle"]]}
-                ax.contour(across, along, xi.T, ordered, linewidths=1.2, **dashes)
-                handles.append(lines.Line2D([], [], **line, label=curve.label))
+                width = line.get("linewidth", 1.2)
+                ax.contour(across, along, xi.T, reached, linewidths=width, **dashes)
         reach = _reach([curve.values for curve in curves], ordered[0])
         ax.set(
             xlim=(-reach, reach),

@@ -137,8 +137,8 @@ def read_curves(
         curves.append(_curve(statistic, first, needed[1], "truth", is_truth=True))
         curves += [_curve(statistic, row, needed[0], label) for label, row in rows.items()]
         units = dict.fromkeys(str(row["units"].item()) for row in rows.values())
-    bare = {label: ds for label, ds in named.items() if label not in pairs}
-    for label, ds in {**bare, **(style.labelled(others) if others is not None else {})}.items():
+    bare = [(label, ds) for label, ds in named.items() if label not in pairs]
+    for label, ds in (*bare, *(style.labelled(others).items() if others is not None else ())):
         if statistic.bare not in ds:
             raise MissingVariableError(
                 f"No `{statistic.bare}` in {label!r} (it holds {listing(ds.data_vars)}); expected "

@@ -90,7 +90,7 @@ def paint(
     Notes
     -----
     Masses and mass bins are read at once, for the coordinates; lazy positions are not, and are
-    checked when the fields are computed.
+    checked when the fields are computed.  For an interlaced field they are read twice.
     """
     dim = check_catalog(halos)
     if weighting not in WEIGHTINGS:

@@ -41,6 +41,7 @@ LAYERS = [
     "reconstruction",
     "samples",
     "training",
+    "comparison",
     "evaluation",
     "boxes",
     "clustering",

@@ -138,7 +138,7 @@ def report(
     taper = None if true.attrs.get("periodic", True) else _TAPER
     missing: list[str] = []
 
-    with stage(say, f"evaluate: {listing(versions)}"):
+    with stage(say, f"statistics of {len(versions)} version{'s' if len(versions) > 1 else ''}"):
         results = {label: evaluate(ds, true, taper=taper) for label, ds in versions.items()}
     contents = Contents(true, versions, results, observed=observed, training=training)
     if observed is not None and taper is None:
@@ -287,7 +287,8 @@ def _draw(contents: Contents, folder: Path, missing: list[str]) -> Iterator[tupl
         except (DimensionError, MissingVariableError) as error:
             missing.append(f"{item.title}: {error}")
             continue
-        # The layout is made: what follows is one drawing for each file.
+        # The layout settles in two passes; what follows is one plain drawing for each file.
+        figure.draw_without_rendering()
         figure.set_layout_engine("none")
         table = item.table(figure)
         png = BytesIO()

@@ -15,7 +15,7 @@ import xarray as xr
 from ..conventions import listing
 from ..store import side_text, summarize_facts
 from .numbers import Results
-from .tables import Table, shown
+from .tables import Table
 from .text import (
     DEVIATIONS,
     HEADLINE,
@@ -55,11 +55,10 @@ def role(true: xr.Dataset) -> str | None:
 def subtitle(true: xr.Dataset, result: xr.Dataset) -> str:
     """One line: the box, its grid, its redshift, the line of sight, its role."""
     sides = side_text(tuple(np.broadcast_to(np.asarray(result.attrs["box_size"], float), 3)))
-    cells = " x ".join(map(str, dict.fromkeys(result.attrs["n_grid"])))
-    parts = [
-        f"{box_name(true)}: {sides} Mpc/h, {cells}{'^3' if 'x' not in cells else ''} cells of "
-        f"{side_text(tuple(result.attrs['cell_size']))} Mpc/h"
-    ]
+    n_grid = [int(n) for n in result.attrs["n_grid"]]
+    cells = " x ".join(map(str, n_grid)) if len(set(n_grid)) > 1 else f"{n_grid[0]}³"
+    size = side_text(tuple(result.attrs["cell_size"]))
+    parts = [f"{box_name(true)}: {sides} Mpc/h, {cells} cells of {size} Mpc/h"]
     if "redshift" in result.attrs:
         parts.append(f"z = {result.attrs['redshift']:g}")
     if "los" in result.attrs:
@@ -83,7 +82,7 @@ def verdict(true: xr.Dataset, results: Results) -> list[str]:
             if name == "velocity":
                 spread = result.sel(vector=name)
                 text += (
-                    f", rms error {shown(float(row['rms_error']))} km/s a component, "
+                    f", rms error {float(row['rms_error']):#.4g} km/s a component, "
                     f"1 − cos φ = {float(spread['misalignment_mean']):.3f} "
                     f"± {float(spread['misalignment_std']):.3f}"
                 )
@@ -109,7 +108,10 @@ def headline(results: Results) -> Table:
             span = f"{low:g} to {high:g}" if low else f"below {high:g}"
             text = f"largest |R(k)| of {SYMBOLS[name].replace('1 + ', '')}, k {span} h/Mpc"
             rows.append([text, *(value or "-" for value in values), paper or "-"])
-    names = ["quantity", *results, "paper, another simulation"]
+    label, *others = results
+    # The paper beside the one that is judged, where a narrow screen shows both.
+    names = ["quantity", label, "the paper, another simulation", *others]
+    rows = [[text, first, paper, *more] for text, first, *more, paper in rows]
     return Table(
         "headline",
         "Headline numbers",
@@ -128,7 +130,7 @@ def _headline(result: xr.Dataset, name: str, kind: str) -> str | None:
     if kind in ("predicted", "true"):
         return _pair(row[f"mean_{kind}"], row[f"std_{kind}"])
     value = float(row[kind])
-    return f"{value:.3f}" if kind == "correlation_coefficient" else shown(value)
+    return f"{value:.3f}" if kind == "correlation_coefficient" else f"{value:#.4g}"
 
 
 def _pair(mean: Any, std: Any) -> str:

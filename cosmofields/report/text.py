@@ -4,7 +4,7 @@ from __future__ import annotations
 
 PAPER = "Xiao et al. 2024, arXiv:2411.11280"
 PAPER_NOTE = (
-    f"The last column is what the paper printed ({PAPER}): another simulation (CosmicGrowth, "
+    f"The paper's column is what it printed ({PAPER}): another simulation (CosmicGrowth, "
     "1200 Mpc/h, test boxes of 300 and 600 Mpc/h), other halos and other networks. It is there for "
     "orientation; a difference from it is no verdict."
 )

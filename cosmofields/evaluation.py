@@ -191,7 +191,7 @@ def evaluate(
     for ds in (predicted, true):
         if taper is None and not ds.attrs.get("periodic", True):
             raise NotPeriodicError(
-                "evaluate needs a periodic box; attrs['periodic'] is False here. Pass taper=0.2 "
+                "evaluate needs a periodic box; attrs['periodic'] is False here. Pass taper=0.35 "
                 "for a part of a box, or evaluate_sub_boxes(predicted, true, size) the whole"
             )
     how = Measure(edges, separations, values, shared_los(predicted, true), taper)

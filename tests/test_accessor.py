@@ -72,7 +72,7 @@ def test_repr_of_results_and_parts(halos: xr.Dataset, observed: xr.Dataset) -> N
     assert part.recon.grid.shape == (8, 8, 8)
     assert part.recon.grid.lengths == (50, 50, 50)
     assert "50 Mpc/h, not periodic" in repr(part.recon)
-    assert "taper=0.2" in repr(part["density"].recon)
+    assert "taper=0.35" in repr(part["density"].recon)
     assert ".gradient()" not in repr(part["density"].recon)
 
 

@@ -162,7 +162,7 @@ def test_derivatives_are_those_of_the_parent(parts, predicted, true):
 def test_a_part_is_scored_as_by_evaluate(parts, predicted, true):
     """But for the derivatives, which a part does not have."""
     cut = [sub_boxes(ds, [80, 80, 160])[1] for ds in (predicted, true)]
-    alone = evaluate(*cut, taper=0.2)
+    alone = evaluate(*cut, taper=0.35)
     assert "velocity_curl" not in alone.field
     part = parts.isel(realization=1).drop_vars(["origin", "axis"])
     for key in alone.keys() & part.keys():
@@ -191,7 +191,7 @@ def test_errors_of_scoring(predicted, true, no_computes):
     half = sub_boxes(true, 80)[0]
     with pytest.raises(NotPeriodicError, match="evaluate_sub_boxes needs a periodic box"):
         evaluate_sub_boxes(half, half, 40)
-    with pytest.raises(NotPeriodicError, match=r"taper=0\.2"):
+    with pytest.raises(NotPeriodicError, match=r"taper=0\.35"):
         evaluate(half, half)
 
 

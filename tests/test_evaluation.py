@@ -427,7 +427,7 @@ def test_errors(predicted, true):
         evaluate(true, universe(redshift=0.0))
     with pytest.raises(NotPeriodicError, match="evaluate needs the whole periodic box"):
         evaluate(true.isel(x=slice(6)), true.isel(x=slice(6)))
-    with pytest.raises(NotPeriodicError, match=r"Pass taper=0\.2 .* or evaluate_sub_boxes"):
+    with pytest.raises(NotPeriodicError, match=r"Pass taper=0\.35 .* or evaluate_sub_boxes"):
         evaluate(true, true.assign_attrs(periodic=False))
     with pytest.raises(DimensionError, match="limits of speed; expected of density, velocity"):
         evaluate(true, true, limits={"speed": (0, 1)})

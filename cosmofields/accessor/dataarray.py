@@ -43,7 +43,7 @@ class DataArrayRecon(Recon):
                 f"{derived}, .sample(catalog)",
             ]
         else:
-            steps = [".power_spectrum(taper=0.2), .spectra(true, taper=0.2): a box that was cut"]
+            steps = [".power_spectrum(taper=0.35), .spectra(true, taper=0.35): a box that was cut"]
         angles = ".magnitude(), .misalignment(true), " if self._is_vector() else ""
         return [*steps, f"{angles}.cell_statistics(true), .histogram(edges=...)"]
 

@@ -228,7 +228,7 @@ class DatasetRecon(Recon):
         size: float | Sequence[float],
         *,
         stride: float | Sequence[float] | None = None,
-        taper: float = 0.2,
+        taper: float = 0.35,
         edges: ArrayLike | None = None,
         limits: Mapping[str, tuple[float, float]] | None = None,
         progress: bool = False,

@@ -73,7 +73,7 @@ def grid_for(field: xr.DataArray, taper: float | None, what: str) -> Grid:
         if not field.attrs.get("periodic", True):
             raise NotPeriodicError(
                 f"{what} needs a periodic box, and attrs['periodic'] is False here: give "
-                "taper=0.2, and the field fades towards the faces of the box"
+                "taper=0.35, and the field fades towards the faces of the box"
             )
         return periodic_grid(field, what=what)
     if isinstance(taper, bool) or not 0 < taper <= 1:

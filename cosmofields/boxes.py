@@ -194,8 +194,8 @@ def evaluate_sub_boxes(
         Of the parts, as in :func:`sub_boxes`.
     taper : float
         Part of each side over which a Tukey window takes the field to zero, for the spectra.  A
-        velocity, whose power falls steeply, needs about a third; what leaks through the faces then
-        ends at the sixth fundamental mode of a part.
+        velocity, whose power falls steeply, needs about a third: its power is then right
+        to 2 % from the eighth fundamental mode of a part.
     edges, limits
         As in :func:`~cosmofields.evaluation.evaluate`.
     progress : bool

@@ -665,6 +665,22 @@ def test_what_figures_of_cells_refuse(
         draw(network[["correlation_coefficient"]], ["density"])
 
 
+@pytest.mark.parametrize("name", DRAW)
+def test_realizations_are_to_be_combined_first(
+    name: str, network: xr.Dataset, samples: xr.Dataset
+) -> None:
+    several = xr.concat([network, network], "realization")
+    with pytest.raises(DimensionError, match=r"2 realizations; .*boxes\.combine\(result\)"):
+        DRAW[name](several, samples)
+
+
+def test_density_alone(network: xr.Dataset) -> None:
+    alone = network.sel(field=["density"], scalar=["density"]).drop_dims("vector")
+    assert len(panels(plot_histograms(alone))) == len(panels(plot_joint(alone))) == 1
+    with pytest.raises(MissingVariableError, match="No scalar field beside the density"):
+        plot_density_relation(alone)
+
+
 def test_histograms_refuse_other_truths_and_bins(network: xr.Dataset) -> None:
     other = network.assign(histogram_true=network["histogram_true"] + 50)
     with pytest.raises(GridMismatchError, match="another truth"):

@@ -111,6 +111,10 @@ def plot_density_relation(results: style.Results, fields: Sequence[str] | None =
     named = style.labelled(results)
     names = style.scalar_fields(named, fields)
     names = names if fields is not None else [name for name in names if name != "density"]
+    if not names:
+        raise MissingVariableError(
+            "No scalar field beside the density; expected results of Datasets with a velocity"
+        )
     needed = ("density_relation_predicted", "density_relation_true", "value_bounds")
     panels = []
     for label, result in named.items():

@@ -87,7 +87,7 @@ def draw_poles(
                 f"{listing(curve.values['ell'].values)}); expected multipoles that all have"
             )
     styles = curve_styles(curves)
-    with style.figure((style.COLUMN * 1.15, 0.7 + 1.45 * len(wanted))) as figure:
+    with style.figure((style.COLUMN, 0.7 + 1.45 * len(wanted))) as figure:
         axes = figure.subplots(len(wanted), 1, sharex=True, squeeze=False)[:, 0]
         for ax, ell in zip(axes, wanted, strict=True):
             ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)

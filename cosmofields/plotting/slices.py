@@ -104,7 +104,7 @@ def plot_slices(
     n_images = len(slabs) + 1
     # As wide as a page, unless the panels would grow out of proportion.
     side = min((style.PAGE - 0.5) / n_images, 2.3)
-    height = side + 1.3
+    height = side + 1.6
     with style.figure((side * n_images + 0.5, height + (1.7 if beside else 0))) as figure:
         style.spread_rows(figure, 0.08)  # between the words above the panels
         part: Any = figure
@@ -121,7 +121,8 @@ def plot_slices(
             ax.tick_params(direction="out", top=False, right=False)
         axes[0].set_ylabel(_axis_label(_plane(axis, los)[1], los))
         place = rf"${bounds[0]:.1f} < {axis} < {bounds[1]:.1f}$ {style.LENGTH}"
-        part.suptitle(f"{place}, mean over the slab", fontsize=8)
+        words = "maps: mean over the slab; numbers: mean and scatter of its cells"
+        part.suptitle(f"{place}; {words}", fontsize=8)
     return figure
 
 
@@ -179,10 +180,10 @@ def _draw_fields(
     across, up = _plane(axis, los)
     is_vector = "component" in slabs["truth"].dims
     shown = {name: _scalar(cut).mean(axis) for name, cut in slabs.items()}
-    colors = _field_colors(shown["truth"], field)
+    norm, colors, ticks = _field_colors(shown["truth"], field)
     longest = float(shown["truth"].quantile(0.98)) or 1.0
     for ax, (name, mean) in zip(axes, shown.items(), strict=True):
-        image = _image(ax, mean.transpose(up, across), *colors)
+        image = _image(ax, mean.transpose(up, across), norm, colors)
         values = _scalar(slabs[name])
         text = style.rounded(values.mean(dtype=np.float64), values.std(dtype=np.float64))
         ax.set_title(f"{name}\n{text}")
@@ -190,7 +191,6 @@ def _draw_fields(
             quiver = _arrows(ax, slabs[name].mean(axis), across, up, longest)
     units = slabs["truth"].attrs["units"]
     symbol = style.SYMBOLS[f"{field}_magnitude" if is_vector else field]
-    ticks = _DENSITY_TICKS if field == "density" else ()
     _colorbar(part, image, axes, style.with_units(f"${symbol}$", units), ticks)
     if arrows and is_vector:
         size = float(f"{longest / 2:.0e}")
@@ -237,22 +237,30 @@ def _halo_colors(delta: xr.DataArray) -> tuple[Normalize, Any]:
     return style.matplotlib("colors").SymLogNorm(linthresh=1.0, vmin=0.0, vmax=top), "magma"
 
 
-def _field_colors(truth: xr.DataArray, field: str) -> tuple[Normalize, Any]:
+def _field_colors(truth: xr.DataArray, field: str) -> tuple[Normalize, Any, Sequence[float]]:
+    """Scale and map of the colours, and the ticks of their bar where it does not find its own."""
     colors = style.matplotlib("colors")
-    if field.endswith("_divergence"):
-        top = float(abs(truth).quantile(0.99))
-        return colors.Normalize(-top, top), "RdBu_r"
-    if field != "density":
-        if field == "velocity":
-            return colors.Normalize(0.0, float(truth.quantile(0.998))), "viridis"
-        # The momentum follows the density into a long tail.
-        low, high = (float(truth.quantile(share)) for share in (0.02, 0.998))
-        high = high if high > 0 else 1.0
-        return colors.LogNorm(max(low, 1e-3 * high), high), "viridis"
-    positive = truth.where(truth > 0)
-    norm = colors.LogNorm(float(positive.quantile(0.005)), float(positive.quantile(0.998)))
-    cmap = style.matplotlib().colormaps["cividis"]
-    return norm, cmap.with_extremes(bad=cmap(0.0))
+
+    def share(of: xr.DataArray, part: float) -> float:
+        return float(of.quantile(part)) or 1.0
+
+    if field == "density":
+        positive = truth.where(truth > 0)
+        norm = colors.LogNorm(share(positive, 0.005), share(positive, 0.998))
+        cmap = style.matplotlib().colormaps["cividis"]
+        return norm, cmap.with_extremes(bad=cmap(0.0)), _DENSITY_TICKS
+    if field == "velocity":
+        return colors.Normalize(0.0, share(truth, 0.998)), "viridis", ()
+    if field == "velocity_divergence":
+        top = share(abs(truth), 0.99)
+        return colors.Normalize(-top, top), "RdBu_r", ()
+    # The momentum follows the density into long tails.
+    if field == "momentum":
+        top = share(truth, 0.998)
+        return colors.LogNorm(max(share(truth, 0.02), 1e-3 * top), top), "viridis", ()
+    turn, top = share(abs(truth), 0.5), share(abs(truth), 0.998)
+    ticks = style.Spacing("asinh", turn).ticks(-top, top)
+    return colors.AsinhNorm(turn, -top, top), "RdBu_r", ticks
 
 
 def _image(ax: Axes, plane: xr.DataArray, norm: Normalize, cmap: Any) -> AxesImage:
@@ -313,5 +321,5 @@ def _colorbar(
     )
     if ticks:
         inside = [tick for tick in ticks if low <= tick <= high]
-        bar.set_ticks(inside, labels=[f"{tick:g}" for tick in inside])
+        bar.set_ticks(inside, labels=[style.plain(tick) for tick in inside])
         bar.minorticks_off()

@@ -79,7 +79,7 @@ def plot_spectra(
     _check_units(others, [next(iter(rows.values())) for _, rows in columns])
     labels = dict.fromkeys(label for _, rows in columns for label in rows)
     styles = style.line_styles([*labels, *others])
-    width = min(style.COLUMN * 1.15 if len(columns) == 1 else 2.6 * len(columns), style.PAGE)
+    width = min(style.COLUMN if len(columns) == 1 else 2.6 * len(columns), style.PAGE)
     height = 4.6 if len(columns) == 1 else 4.2
     with style.figure((width, height)) as figure:
         axes = figure.subplots(

@@ -14,7 +14,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from ..conventions import GridMismatchError, MissingVariableError, listing, require_extra
+from ..conventions import (
+    DimensionError,
+    GridMismatchError,
+    MissingVariableError,
+    listing,
+    require_extra,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,11 +95,16 @@ _POWER_UNITS = {
 
 def labelled(results: Results) -> dict[str, xr.Dataset]:
     """Results by label; one alone is called "prediction"."""
-    if isinstance(results, xr.Dataset):
-        return {"prediction": results}
-    if not results:
+    named = {"prediction": results} if isinstance(results, xr.Dataset) else dict(results)
+    if not named:
         raise MissingVariableError("No result to plot; expected {'label': evaluate(...), ...}")
-    return dict(results)
+    for label, result in named.items():
+        if "realization" in result.dims:
+            raise DimensionError(
+                f"The result {label!r} holds {result.sizes['realization']} realizations; expected "
+                "one of them, or all together: cosmofields.boxes.combine(result)"
+            )
+    return named
 
 
 def entry(
@@ -325,12 +336,12 @@ def value_axis(ax: Axes, which: str, spacing: Spacing, limits: tuple[float, floa
             **{f"{which}scale": matplotlib("scale").scale_factory(spacing.kind, axis, **options)}
         )
         ticks = spacing.ticks(*limits)
-        axis.set_ticks(ticks, labels=[_plain(tick) for tick in ticks])
+        axis.set_ticks(ticks, labels=[plain(tick) for tick in ticks])
         axis.set_ticks([], minor=True)
     ax.set(**{f"{which}lim": limits})
 
 
-def _plain(value: float) -> str:
+def plain(value: float) -> str:
     """A round number, as a power of ten where it is long."""
     if abs(value) < 1e4:
         return f"{value:g}".replace("-", "\N{MINUS SIGN}")

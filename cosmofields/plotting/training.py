@@ -81,7 +81,8 @@ def plot_training(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        A panel for each, with a dot at the least validation loss, whose weights training keeps.
+        A panel for each, with a dot at the least validation loss, whose weights training keeps;
+        logarithmic where the loss falls by more than a factor of three.
 
     Raises
     ------
@@ -160,8 +161,13 @@ def _panel(ax: Axes, fit: xr.Dataset) -> None:
         at = f"least, epoch {int(epoch[best])}"
         ax.plot(epoch[best], fit["val_loss"][best], "o", color=color, markersize=4, label=at)
     ticker = style.matplotlib("ticker")
-    ax.set(yscale="log", xlabel="epoch")
+    ax.set(xlabel="epoch")
     ax.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
-    ax.yaxis.set_major_formatter(ticker.LogFormatter(minor_thresholds=(2, 0.5)))
-    ax.yaxis.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(2, 0.5)))
+    losses = np.concatenate([fit[name].values for name in _LOSSES])
+    low, high = np.nanmin(losses), np.nanmax(losses)
+    if low > 0 and high > 3 * low:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        ax.yaxis.set_minor_formatter(ticker.NullFormatter())
     ax.legend(loc="upper right")

@@ -423,7 +423,10 @@ def test_spectra_in_columns(network: xr.Dataset, linear: xr.Dataset, halos: xr.D
     assert [len(found) for found in colors.values()] == [1, 1, 1]  # of a label, in all columns
     assert ["halos" in lines(ax) for ax in top] == [True, False, True, False]
     np.testing.assert_array_equal(lines(top[0])["halos"].get_ydata(), halos["power"])
-    assert lines(top[0])["_noise"].get_ydata()[0] == 333.0
+    assert lines(top[0])["shot noise"].get_ydata()[0] == 333.0
+    reverse = plot_spectra(groups, fields[::-1], others={"halos": halos})
+    words = {"truth", "network", "linear", "halos", "shot noise"}
+    assert set(legend(top[0])) == set(legend(reverse.axes[0])) == words
     assert top[0].get_ylim()[1] > float(halos["power"].max())
 
 

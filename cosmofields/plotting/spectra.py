@@ -95,7 +95,9 @@ def plot_spectra(
         lowest = min(ax.get_ylim()[0] for ax in axes[2])
         for ax in axes[2]:
             ax.set_ylim(lowest, 1 + 0.05 * (1 - lowest))
-        axes[0, 0].legend(loc="lower left")
+        # Of what any column shows, since the columns need not show the same.
+        keys = {line.get_label(): line for ax in axes[0] for line in ax.lines}
+        axes[0, 0].legend(handles=list(keys.values()), loc="lower left")
         figure.align_ylabels(axes)
     return figure
 
@@ -213,7 +215,8 @@ def _column(
             power.plot(other["k_mean"], other["power"], **styles[label], label=label)
             if "shot_noise" in other:
                 noise = float(other["shot_noise"])
-                power.axhline(noise, color=styles[label]["color"], linewidth=0.6, label="_noise")
+                look = {"color": styles[label]["color"], "linewidth": 0.6}
+                power.axhline(noise, **look, label="shot noise")
     truth = first["power_true"].where(first["power_true"] > 0)
     units = str(first["units"].item())
     symbol = style.index(str(first["field"].item()))

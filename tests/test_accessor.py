@@ -50,7 +50,7 @@ def test_repr_of_each_stage(halos: xr.Dataset, observed: xr.Dataset) -> None:
     assert "16 x 16 x 16 cells of 6.25 Mpc/h" in repr(observed.recon)
     fields = observed.recon.linear_theory(bias=1.5)
     assert ".linear_velocity()" in repr(observed.recon)
-    assert ".evaluate(true, edges=None)" in repr(fields.recon)
+    assert ".evaluate(true)" in repr(fields.recon)
     assert ".divergence()" in repr(fields["velocity"].recon)
     assert ".gradient()" in repr(fields["density"].recon)
     assert ".misalignment(true)" in repr(fields["velocity"].recon)

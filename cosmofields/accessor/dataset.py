@@ -57,7 +57,7 @@ class DatasetRecon(Recon):
             return ["cosmofields.scores_table({label: scores}); cosmofields.plotting draws them"]
         if any(name in ds for name in FIELDS):
             return [
-                ".evaluate(true, edges=None): scores and spectra against another Dataset",
+                ".evaluate(true): scores, spectra and distributions against another Dataset",
                 ".evaluate_sub_boxes(true, 150): the same in parts of the box, for their spread",
                 ".report(true, 'report'): every table and figure, in a directory",
             ]

@@ -65,7 +65,7 @@ def value_edges(field: str) -> np.ndarray:
     low = 0.0 if field.endswith("magnitude") else -1.0
     if field.startswith("momentum"):
         return 200 * np.sinh(np.linspace(6.0 * low, 6.0, 101))
-    return np.linspace(2000 * low, 2000, 101)
+    return np.linspace(800 * low, 800, 101)  # some cells lie outside
 
 
 def values(rng: np.random.Generator, field: str, shared: np.ndarray) -> np.ndarray:
@@ -588,61 +588,49 @@ def settings() -> dict[str, Any]:
     return {k: v for k, v in dict.items(matplotlib.rcParams) if k != "backend"}
 
 
-@pytest.mark.parametrize("name", DRAW)
-def test_figure_leaves_nothing_behind(
-    name: str,
-    combined: xr.Dataset,
-    samples: xr.Dataset,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Any,
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    results = {"network": combined}
+@pytest.fixture(scope="module", params=DRAW)
+def drawn(request: pytest.FixtureRequest, combined: xr.Dataset, samples: xr.Dataset) -> Any:
+    """Each figure once, drawn where there is no pyplot and under another style."""
     kept = combined.copy(deep=True), samples.copy(deep=True)
-    before = settings()
-    figure = DRAW[name](results, samples)
-    assert settings() == before
+    large = {"font.size": 20, "axes.labelsize": 20, "xtick.labelsize": 20, "axes.linewidth": 5}
+    with pytest.MonkeyPatch.context() as patch, matplotlib.rc_context(large):
+        patch.setitem(sys.modules, "matplotlib.pyplot", None)
+        before = settings()
+        figure = DRAW[request.param]({"network": combined}, samples)
+        assert settings() == before
     xr.testing.assert_identical(combined, kept[0])
     xr.testing.assert_identical(samples, kept[1])
+    return figure
+
+
+def test_figures_are_small_and_fit_a_page(drawn: Any, tmp_path: Any) -> None:
+    assert drawn.get_figwidth() <= 7.2
+    assert drawn.dpi == 200
     for path in (tmp_path / "figure.png", tmp_path / "figure.pdf"):
-        figure.savefig(path)
+        drawn.savefig(path)
         assert 5_000 < path.stat().st_size < 1_000_000
-    assert settings() == before
-    assert figure.get_figwidth() <= 7.2
-    assert figure.dpi == 200
 
 
-@pytest.mark.parametrize("name", DRAW)
-def test_words_keep_clear_of_each_other_and_of_the_edge(
-    name: str, combined: xr.Dataset, linear: xr.Dataset, samples: xr.Dataset
-) -> None:
-    figure = DRAW[name](combined, samples)
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    for ax in figure.axes:
-        for axis in (ax.xaxis, ax.yaxis):
-            ends = sorted(
-                (box.x0, box.x1) if axis is ax.xaxis else (box.y0, box.y1)
-                for box in (
-                    tick.get_window_extent(renderer)
-                    for tick in axis.get_ticklabels()
-                    if tick.get_text() and tick.get_visible() and ax.axison
-                )
-                if box.width
-            )
-            assert all(end <= start for (_, end), (start, _) in zip(ends, ends[1:], strict=False))
-        box = ax.get_tightbbox(renderer)
-        assert box is None or (box.x0 > -1 and box.y0 > -1)
-        assert box is None or (box.x1 < figure.bbox.x1 + 1 and box.y1 < figure.bbox.y1 + 1)
-
-
-@pytest.mark.parametrize("name", DRAW)
-def test_the_users_style_does_not_enter(
-    name: str, combined: xr.Dataset, samples: xr.Dataset
-) -> None:
-    with matplotlib.rc_context({"font.size": 20, "axes.labelsize": 20, "xtick.labelsize": 20}):
-        ax = DRAW[name](combined, samples).axes[0]
+def test_the_users_style_does_not_enter(drawn: Any) -> None:
+    ax = drawn.axes[0]
     assert ax.xaxis.label.get_size() == 8
     assert {tick.get_size() for tick in ax.get_xticklabels()} <= {7}
+    assert ax.spines["left"].get_linewidth() == 0.7
+
+
+def test_words_keep_clear_of_each_other_and_of_the_edge(drawn: Any) -> None:
+    renderer = FigureCanvasAgg(drawn).get_renderer()
+    for ax in drawn.axes:
+        for axis, side in ((ax.xaxis, "x"), (ax.yaxis, "y")):
+            words = [tick for tick in axis.get_ticklabels() if tick.get_text() and ax.axison]
+            boxes = [tick.get_window_extent(renderer) for tick in words if tick.get_visible()]
+            ends = sorted((getattr(box, f"{side}0"), getattr(box, f"{side}1")) for box in boxes)
+            assert all(end <= start for (_, end), (start, _) in zip(ends, ends[1:], strict=False))
+        box = ax.get_tightbbox(renderer)
+        if box is not None:
+            assert min(box.x0, box.y0) > -1
+            assert box.x1 < drawn.bbox.x1 + 1
+            assert box.y1 < drawn.bbox.y1 + 1
 
 
 @pytest.mark.parametrize("name", DRAW)

@@ -25,7 +25,7 @@ BENCH_EXTRAS := plot,hpc,bench
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/run.stamp ## reconstruct the sample box and score it: tables and figures in demo-output/
+demo: $(VENV)/run.stamp ## reconstruct the sample box and score it: demo-output/report/report.html
 	$(BIN)/cosmofields demo --out demo-output
 
 # Two workers, because importing torch and compiling kernels dominates. Each gets one OpenMP thread

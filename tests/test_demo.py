@@ -19,6 +19,7 @@ from cosmofields import tutorial
 from cosmofields.cli import main
 from cosmofields.demo import BY_BIN, FILTERED, NETWORK, PAPER
 from cosmofields.inference import predict_velocity
+from cosmofields.readers import open_box
 from cosmofields.store import open_store
 
 
@@ -59,7 +60,8 @@ def test_store_opens_with_plain_xarray(demo: tuple[Path, dict[str, Any]]) -> Non
     code = f"""
 import sys, xarray as xr
 tree = xr.open_datatree({str(demo[0] / "demo.zarr")!r}, engine="zarr")
-assert set(tree.children) == {{"observed", "linear", "reconstructed", "true"}}
+fields = {{"observed", "linear", "reconstructed", "true"}}
+assert set(tree.children) == fields | {{"halos", "halos_true"}}
 for name in ("linear", "reconstructed", "true"):
     ds = tree[name].to_dataset()
     assert set(ds) >= {{"density", "velocity", "momentum"}}, name
@@ -81,18 +83,71 @@ assert "cosmofields" not in sys.modules
 
 
 @pytest.mark.slow
-def test_demo_writes_figures_and_info_reads_the_store(
+def test_demo_ends_with_a_report(
     demo: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = {path.name for path in demo[0].iterdir()}
-    table = (demo[0] / "scores.txt").read_text()
+    out = demo[0]
+    assert {path.name for path in out.iterdir()} == {
+        "demo.zarr",
+        "report",
+        "scores.json",
+        "scores.txt",
+    }
+    table = (out / "scores.txt").read_text()
     assert max(map(len, table.splitlines())) <= 80
-    for stem in ("slices_velocity", "slices_density", "joint", "spectra_velocity"):
-        assert {f"{stem}.png", f"{stem}.pdf"} <= names
-    assert main(["info", str(demo[0] / "demo.zarr")]) == 0
+    page = (out / "report" / "report.html").read_text()
+    assert len(page) < 8e6
+    assert "a test box: nothing was trained or chosen on it" in page
+    figures = {path.stem for path in (out / "report" / "figures").iterdir()}
+    for stem in ("slices_velocity", "joint_magnitudes", "spectra_vectors", "halos_xi_2d"):
+        assert stem in figures
+    # The report holds the scores that the demo prints.
+    measured = open_store(out / "report" / "results.zarr")
+    network = measured["network"].to_dataset()
+    assert float(network["rms_error"].sel(field="velocity")) == pytest.approx(
+        demo[1]["scores"][NETWORK]["velocity"]["rms_error"]
+    )
+    # Halos moved back by the network's velocity cluster as in real space: the quadrupole goes.
+    power = (
+        measured["halos"]["power"].sel(ell=2).where(measured["halos"]["k_mean"] < 0.2, drop=True)
+    )
+    off = {
+        str(label): float(abs(power.sel(sample=label) - power.sel(sample="real space")).mean())
+        for label in power["sample"].values
+    }
+    assert off["moved back, network"] < 0.1 * off["redshift space"]
+    assert main(["info", str(out / "demo.zarr")]) == 0
     text = capsys.readouterr().out
-    for part in ("/observed", "/reconstructed", "km/s", "300 Mpc/h", "128 x 128 x 128"):
+    for part in ("/observed", "/reconstructed", "/halos", "km/s", "300 Mpc/h", "128 x 128 x 128"):
         assert part in text
+
+
+def test_without_the_libraries_of_a_report_there_are_scores(
+    make_box: Callable[..., Path],
+    make_models: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    box = make_box(tmp_path / "box.h5", n_grid=32)
+    halos, _ = open_box(box)
+    observed = halos.recon.select().recon.to_redshift_space("z").recon.paint(32)
+    models = make_models(tmp_path / "models", observed)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    out = tmp_path / "out"
+    assert main(["demo", "--box", str(box), "--model", str(models), "--out", str(out)]) == 0
+    assert "No report: A report needs 'jinja2': pip install" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {"demo.zarr", "scores.json", "scores.txt"}
+    scores = json.loads((out / "scores.json").read_text())["scores"]
+    assert list(scores) == [PAPER, FILTERED, BY_BIN, NETWORK]
+
+
+def test_demo_leaves_what_is_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "report" / "mine.txt"
+    mine.parent.mkdir()
+    mine.touch()
+    assert "something else than a report" in error_of(capsys, "demo", "--out", str(tmp_path))
+    assert mine.exists()
 
 
 @pytest.mark.slow
@@ -158,7 +213,7 @@ def test_help_names_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for verb in ("demo", "info", "train"):
+    for verb in ("demo", "evaluate", "info", "predict", "train"):
         assert verb in text
     with pytest.raises(SystemExit):
         main(["--version"])

@@ -24,6 +24,7 @@ from rich.console import Console
 from .. import boxes
 from ..clustering import clustering
 from ..conventions import (
+    AXES,
     DimensionError,
     MissingVariableError,
     StoreError,
@@ -44,7 +45,8 @@ from .text import DEFINITIONS
 PAGE, STORE = "report.html", "results.zarr"
 LINEAR = "linear theory"
 # Of a box that is not periodic, as in sub-boxes.
-_TAPER = 0.2
+_TAPER = 0.35
+_FINEST = 512  # cells a side of the mesh for halos: 0.5 GB
 # Groups of the results that are no label's.
 _OWN = ("combined", "halos", "observed", "sub_boxes")
 
@@ -154,7 +156,7 @@ def report(
             contents.bands = {label: boxes.combine(r) for label, r in realizations.items()}
     if halos is not None:
         with stage(say, "halos: moved back, and their clustering"):
-            contents.halos = _clustering(halos, halos_true, versions, missing)
+            contents.halos = _clustering(halos, halos_true, true, versions, missing)
     missing += _not_given(contents, sub_boxes, halos)
     tree = _tree(contents, realizations)
 
@@ -243,6 +245,7 @@ def _observed(observed: xr.Dataset) -> dict[str, xr.Dataset]:
 def _clustering(
     halos: xr.Dataset,
     real: xr.Dataset | None,
+    true: xr.Dataset,
     versions: Mapping[str, xr.Dataset],
     missing: list[str],
 ) -> xr.Dataset:
@@ -258,7 +261,9 @@ def _clustering(
         missing.append("Halos in real space: not given (halos_true), so there is no truth to meet.")
     else:
         samples[REAL] = real
-    return clustering(samples, los=halos.attrs["los"])
+    # Halos are points: a mesh finer than that of the fields shows more of them, up to what fits.
+    n_grid = [min(2 * true.sizes[axis], _FINEST) for axis in AXES]
+    return clustering(samples, n_grid=n_grid, los=halos.attrs["los"])
 
 
 def _not_given(contents: Contents, sub_boxes: Any, halos: Any) -> Iterator[str]:
@@ -315,6 +320,8 @@ def _tables(contents: Contents, realizations: Mapping[str, xr.Dataset]) -> list[
     ]
     if realizations:
         found.insert(1, tables.sub_boxes(realizations, contents.bands))
+    if contents.halos is not None:
+        found.append(tables.halos(contents.halos))
     return found
 
 
@@ -351,7 +358,13 @@ def _write_netcdf(tree: xr.DataTree, path: Path) -> None:
     plain = tree.copy()
     for node in plain.subtree:
         node.attrs = {key: _netcdf(value) for key, value in node.attrs.items()}
-    plain.to_netcdf(path, engine="h5netcdf")
+    # Joint distributions are mostly zeros.
+    squeeze = {"zlib": True, "complevel": 4}
+    encoding = {
+        node.path: {name: squeeze for name, var in node.data_vars.items() if var.ndim}
+        for node in plain.subtree
+    }
+    plain.to_netcdf(path, engine="h5netcdf", encoding=encoding)
 
 
 def _netcdf(value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from .. import plotting
+from ..conventions import AXES, box_facts, grid_of, label, variable
 from . import numbers
 from .numbers import Results, spectra_of
 from .tables import Table
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BANDS = (
-    " Shades: one and two standard deviations over the sub-boxes, scaled to the volume that they "
-    "cover (eq. 11)."
+    " Means over the sub-boxes, which are tapered at their edges; shades: one and two standard "
+    "deviations from box to box, scaled to the volume that they cover (eq. 11)."
 )
 HALOS = "halos, redshift space"
 REAL = "real space"
@@ -100,11 +101,11 @@ def plan(contents: Contents) -> Iterator[Plan]:
 def _slices(c: Contents) -> Iterator[Plan]:
     if c.observed is None or "halo_density" not in c.observed:
         return
-    observed = c.observed
+    observed, true = c.observed, _with_momentum(c.true)
     for name, of in (("velocity", "Figs. 4 and 5"), ("momentum", "Figs. 4 and 5"), ("density", "")):
         if not c.there(name):
             continue
-        shown = dict(list(c.versions.items())[:2])
+        shown = {label: _with_momentum(c.versions[label]) for label in c.pair}
         yield Plan(
             "slices",
             f"slices_{name}",
@@ -114,11 +115,19 @@ def _slices(c: Contents) -> Iterator[Plan]:
             + ("" if name == "density" else " Arrows: the mean vector in the plane."),
             f"Maps of a slab side by side: halo density, true {name}, reconstructed {name} by "
             f"{' and '.join(shown)}.",
-            _later(plotting.plot_slices, observed, c.true, shown, field=name),
+            _later(plotting.plot_slices, observed, true, shown, field=name),
             numbers.pixels,
             f"{of} of the paper" if of else "",
             "Positions in Mpc/h; means over the slab.",
         )
+
+
+def _with_momentum(ds: xr.Dataset) -> xr.Dataset:
+    """A momentum that is not there is density times velocity, as it is for ``evaluate``."""
+    if "momentum" in ds or not ("density" in ds and "velocity" in ds):
+        return ds
+    product = (variable(ds, "density") * variable(ds, "velocity")).transpose("component", *AXES)
+    return ds.assign(momentum=label("momentum", product.data, grid_of(ds), box_facts(ds)))
 
 
 def _distributions(c: Contents) -> Iterator[Plan]:

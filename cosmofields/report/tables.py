@@ -191,9 +191,25 @@ def deviations(label: str, result: xr.Dataset) -> Table:
         table[f"r, {name.replace('_', ' ')}"] = row["correlation"].values
     return Table(
         "deviations",
-        f"Relative deviation R(k) and correlation r(k) of {label}",
+        f"Relative deviation R(k) and correlation r(k): {label}",
         table,
-        "k in h/Mpc.",
+        "k in h/Mpc."
+        + (" Means over the sub-boxes." if "relative_deviation_spread" in result else ""),
+    )
+
+
+def halos(clustering: xr.Dataset) -> Table:
+    """Monopole and quadrupole of each catalogue's power: a row for each bin, to print."""
+    edges = with_edges(clustering, "k")
+    table: dict[str, Any] = {"k low": edges["k_low"].values, "k high": edges["k_high"].values}
+    for ell in (0, 2):
+        for label in clustering["sample"].values:
+            table[f"P_{ell}, {label}"] = clustering["power"].sel(sample=label, ell=ell).values
+    return Table(
+        "halos",
+        "Halos: monopole and quadrupole of the power spectrum",
+        table,
+        "k in h/Mpc, power in (Mpc/h)^3; shot noise is not subtracted.",
     )
 
 

@@ -27,8 +27,8 @@ def open_curves(path: str | Path) -> xr.Dataset:
     ----------
     path : path
         The folder that training logged to (``OUT/TARGET-log``), or the ``OUT`` of a single fit, or
-        one ``metrics.csv``.  A fit that was resumed has several files: of an epoch that two of
-        them hold, the later counts.
+        one ``metrics.csv``.  A fit that was resumed has several files: of a loss that two of
+        them hold for an epoch, the later counts.
 
     Returns
     -------
@@ -44,17 +44,12 @@ def open_curves(path: str | Path) -> xr.Dataset:
     files = _files(Path(path))
     epochs: dict[int, dict[str, float]] = {}
     for file in files:
-        seen: set[int] = set()
         with file.open(newline="", encoding="utf-8") as text:
             for line in csv.DictReader(text):
                 values = {key: _number(line.get(key)) for key in ("epoch", "step", *_LOSSES)}
-                if not np.isfinite([values["epoch"], values["step"]]).all():
-                    continue
-                epoch = int(values["epoch"])
-                if epoch not in seen:
-                    seen.add(epoch)
-                    epochs[epoch] = {}
-                epochs[epoch] |= {k: v for k, v in values.items() if np.isfinite(v)}
+                there = {key: value for key, value in values.items() if np.isfinite(value)}
+                if {"epoch", "step"} <= set(there):
+                    epochs.setdefault(int(there["epoch"]), {}).update(there)
     if not any(key in values for values in epochs.values() for key in _LOSSES):
         raise StoreError(f"{listing(map(str, files))}: no epoch with a loss in it")
     order = sorted(epochs)

@@ -20,6 +20,7 @@ from cosmofields.cli import main
 from cosmofields.conventions import DimensionError, MissingVariableError, StoreError
 from cosmofields.evaluation import evaluate
 from cosmofields.report import figures, group_name, inputs, report, summary
+from cosmofields.report.page import Section, render
 from cosmofields.report.tables import Table
 
 SIDE, N = 37.5, 16
@@ -273,6 +274,19 @@ def test_downloads_are_the_files(page: str, written: tuple[Path, xr.DataTree]) -
         stem = name.removesuffix(".gz")
         here = [written[0] / folder / stem for folder in ("tables", "figures")]
         assert raw == next(path for path in here if path.exists()).read_bytes()
+
+
+def test_a_table_too_large_for_the_page_stays_beside_it() -> None:
+    noise = np.random.default_rng(0).normal(size=2 * 10**5)
+    large = Section("large", "Large", tables=[Table("noise", "Noise", {"x": noise})])
+    context: dict[str, Any] = dict.fromkeys(
+        ("title", "subtitle", "created", "version", "command"), "word"
+    )
+    lists = ("verdict", "warnings", "missing", "definitions", "facts", "histories")
+    html = render([large], **context, **dict.fromkeys(lists, []), headline=Table("h", "", {}))
+    assert len(html) < 1e5
+    assert "noise.csv <span" in html
+    assert "The first 100 of 200,000 rows" in html
 
 
 # --- what it is made of ---

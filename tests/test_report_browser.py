@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -107,10 +106,6 @@ class Browser:
         )
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
-
-    def screenshot(self, path: Path, **clip: float) -> None:
-        more = {"clip": {**clip, "scale": 1}, "captureBeyondViewport": True} if clip else {}
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", **more)["data"]))
 
     def close(self) -> None:
         os.close(self._out)

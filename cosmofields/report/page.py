@@ -17,6 +17,7 @@ from .tables import Table
 # Rows of a table that the page shows; its CSV, inside the page too, holds all.
 ROWS = 100
 _PACK = 50_000  # bytes of CSV from which it is compressed
+_LARGEST = 600_000  # bytes, compressed, that the page still holds: the slice of a large box is more
 _SCALE = 0.65  # CSS pixels for each of a PNG: text as large as the page's, sharp on a dense screen
 _INDEX = re.compile(r"(?<!\w)(C|P|L|T|V|v|ξ|σ)_(r|ℓ|p|t|pred|true|×|los|all|overlap|boxes)(?![\w])")
 
@@ -59,14 +60,13 @@ class Section:
 
     anchor: str
     title: str
-    text: str = ""
     tables: list[Table] = field(default_factory=list)
     figures: list[Picture] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Download:
-    """A table as a link."""
+    """A table as a link; without one it lies beside the page alone."""
 
     file: str
     title: str
@@ -92,19 +92,19 @@ def render(sections: Sequence[Section], **context: Any) -> str:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["indices"] = _indices
+    markupsafe = require_extra("markupsafe", "plot", "A report")
+
+    def indices(text: str) -> Any:
+        """Escaped text in which C_r and its like have their index below."""
+        return markupsafe.Markup(_INDEX.sub(r"\1<sub>\2</sub>", str(markupsafe.escape(text))))
+
+    environment.filters["indices"] = indices
     template = environment.from_string(
         (files(__package__) / "template.html").read_text(encoding="utf-8")
     )
-    shown = [section for section in sections if section.tables or section.figures or section.text]
+    shown = [section for section in sections if section.tables or section.figures]
     html: str = template.render(sections=shown, files=_downloads(shown), limit=ROWS, **context)
     return html
-
-
-def _indices(text: str) -> Any:
-    """Escaped text in which C_r and its like have their index below."""
-    markupsafe = require_extra("markupsafe", "plot", "A report")
-    return markupsafe.Markup(_INDEX.sub(r"\1<sub>\2</sub>", str(markupsafe.escape(text))))
 
 
 def _downloads(sections: Sequence[Section]) -> Mapping[str, Download]:
@@ -122,6 +122,8 @@ def _download(table: Table) -> Download:
         return Download(f"{table.name}.csv", table.title, _uri("text/csv", raw), _size(len(raw)))
     # No time of writing inside: the same numbers give the same page.
     packed = gzip.compress(raw, 9, mtime=0)
+    if len(packed) > _LARGEST:
+        return Download(f"{table.name}.csv", table.title, "", _size(len(raw)))
     href = _uri("application/gzip", packed)
     return Download(f"{table.name}.csv.gz", table.title, href, _size(len(packed)))
 

@@ -17,7 +17,13 @@ import xarray as xr
 
 import cosmofields as cf
 from cosmofields.cli import main
-from cosmofields.conventions import DimensionError, MissingVariableError, StoreError
+from cosmofields.conventions import (
+    CatalogError,
+    DimensionError,
+    GridMismatchError,
+    MissingVariableError,
+    StoreError,
+)
 from cosmofields.evaluation import evaluate
 from cosmofields.report import figures, group_name, inputs, report, summary
 from cosmofields.report.page import Section, render
@@ -68,11 +74,21 @@ def written(
     out = tmp_path_factory.mktemp("written") / "report"
     given = dict(universe)
     predicted, true = given.pop("predicted"), given.pop("true")
+    epochs = np.arange(3)
+    curves = xr.Dataset(
+        {
+            "train_loss": ("epoch", 1 / (1.0 + epochs)),
+            "val_loss": ("epoch", 2 / (1.0 + epochs)),
+            "step": ("epoch", 50 * (1 + epochs)),
+        },
+        {"epoch": epochs},
+    )
     tree = report(
         {HOSTILE: predicted},
         true,
         out,
         **given,
+        training=curves,
         sub_boxes=SIDE / 2,
         stride=SIDE / 2,
         title=HOSTILE,
@@ -118,7 +134,7 @@ def test_directory(written: tuple[Path, xr.DataTree]) -> None:
         *("joint_magnitudes", "joint_divergences", "density_relation"),
         *(f"spectra_{f}" for f in ("density", "vectors", "divergences", "magnitudes", "curls")),
         *("multipoles_density", "xi_density", "xi_velocity", "xi_2d_density"),
-        *("halos_xi_2d", "halos_multipoles", "halos_xi"),
+        *("halos_xi_2d", "halos_multipoles", "halos_xi", "training"),
     }
     assert {path.name for path in (out / "tables").iterdir()} == {
         f"{name}.{suffix}"
@@ -188,6 +204,9 @@ def test_numbers_behind_the_figures_are_the_results(written: tuple[Path, xr.Data
     mine = [float(row["xi_predicted"]) for row in xi if row["label"] == HOSTILE]
     expected = result["xi_predicted"].sel(field="density").values.ravel()
     np.testing.assert_allclose(mine, expected, rtol=1e-6)
+    losses = rows_of(folder / "training.csv")
+    assert {float(row["y"]) for row in losses} == {1.0, 0.5, 0.3333333, 2.0, 0.6666667}
+
     power = rows_of(folder / "halos_multipoles.csv")
     np.testing.assert_allclose(
         [float(row["real space"]) for row in power],
@@ -256,12 +275,11 @@ def test_page_says_what_was_scored_on_what(page: str) -> None:
         "The box lacks waves longer than 37.5 Mpc/h",
         "297.22 ± 135.31",
         "another simulation",
-        "Training curves (Fig. 3 of the paper): none were given",
         "Omega_m 0.268",
         "Scores of 8 sub-boxes",
     ):
         assert words in text, words
-    assert "Bands around the spectra" not in text
+    assert "What is not here" not in text
 
 
 def test_downloads_are_the_files(page: str, written: tuple[Path, xr.DataTree]) -> None:
@@ -390,7 +408,34 @@ def test_errors(universe: dict[str, xr.Dataset], tmp_path: Path) -> None:
         report({}, true, out)
     with pytest.raises(DimensionError, match="lines of sight differ: x, z"):
         report({"a": predicted, "b": predicted.assign_attrs(los="x")}, true, out)
+    halos, real = universe["halos"], universe["halos_true"]
+    for wrong in ({"halos": real}, {"halos": halos, "halos_true": halos}):
+        with pytest.raises(CatalogError, match="halos_true in real space"):
+            report(predicted, true, out, **wrong)
+    with pytest.raises(GridMismatchError, match="in a box of 75"):
+        report(predicted, true, out, halos=halos.assign_attrs(box_size=75.0))
+    with pytest.raises(GridMismatchError, match="different grids"):
+        report(predicted, true, out, observed=universe["observed"].isel(x=slice(0, 8)))
+    with pytest.raises(DimensionError, match="no whole number of cells"):
+        report(predicted, true, out, sub_boxes=10.0)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["density", "velocity"])
+def test_one_field_alone(
+    name: str,
+    universe: dict[str, xr.Dataset],
+    tmp_path: Path,
+) -> None:
+    given = {key: universe[key] for key in ("halos", "halos_true", "observed")}
+    predicted = universe["predicted"][[name]]
+    report(predicted, universe["true"], tmp_path / "report", **given)
+    text = (tmp_path / "report" / "report.html").read_text()
+    figures = {path.stem for path in (tmp_path / "report" / "figures").iterdir()}
+    assert f"slices_{name}" in figures
+    assert "slices_momentum" not in figures
+    assert "halos_xi" in figures
+    assert ("Halos moved back by prediction: it has no velocity" in text) == (name == "density")
 
 
 def test_box_that_is_not_periodic(
@@ -496,6 +541,8 @@ def test_evaluate_from_the_command_line(
     assert capsys.readouterr().out.strip() == str(out / "report.html")
     text = unescape((out / "report.html").read_text())
     assert f"cosmofields {' '.join(argv)}" in text
+    for missing in ("Bands around the spectra: one box", "Training curves (Fig. 3 of the paper)"):
+        assert missing in text
     assert set(cf.open_store(out / "results.zarr").children) == {
         "mine",
         "linear_theory",

@@ -25,9 +25,14 @@ from .. import boxes
 from ..clustering import clustering
 from ..conventions import (
     AXES,
+    CatalogError,
     DimensionError,
+    GridMismatchError,
     MissingVariableError,
     StoreError,
+    attribute,
+    box_lengths,
+    check_same_grid,
     listing,
     require_extra,
 )
@@ -111,7 +116,10 @@ def report(
     StoreError
         If ``out`` is a file, or a directory that holds something else than a report.
     MissingVariableError, GridMismatchError, DimensionError
-        As :func:`~cosmofields.evaluation.evaluate`; or if lines of sight differ.
+        As :func:`~cosmofields.evaluation.evaluate` and :func:`~cosmofields.boxes.sub_boxes`; or if
+        grids, boxes or lines of sight differ.
+    CatalogError
+        If ``halos`` are not in redshift space, or ``halos_true`` not in real space.
 
     Notes
     -----
@@ -136,6 +144,9 @@ def report(
     if not versions:
         raise MissingVariableError("No prediction; expected a Dataset or {'label': Dataset, ...}")
     true = _with_line_of_sight(true, [*versions.values(), observed, halos])
+    _check_given(true, observed, halos, halos_true)
+    if sub_boxes is not None:
+        boxes.sub_boxes(true, sub_boxes, stride=stride)  # views, or what is wrong with the sides
     say = console or Console(quiet=True)
     taper = None if true.attrs.get("periodic", True) else _TAPER
     missing: list[str] = []
@@ -230,6 +241,30 @@ def _with_line_of_sight(true: xr.Dataset, others: Sequence[xr.Dataset | None]) -
             "the predictions, the observed fields and the halos"
         )
     return true.assign_attrs(los=named.pop()) if named else true
+
+
+def _check_given(
+    true: xr.Dataset,
+    observed: xr.Dataset | None,
+    halos: xr.Dataset | None,
+    halos_true: xr.Dataset | None,
+) -> None:
+    """Refuse at the door what does not belong to the box of the truth."""
+    if observed is not None:
+        check_same_grid(true, observed)
+    for catalog, space in ((halos, "redshift"), (halos_true, "real")):
+        if catalog is None:
+            continue
+        if attribute(catalog, "space") != space:
+            raise CatalogError(
+                f"The halos are in {catalog.attrs['space']} space; expected halos in redshift "
+                "space, and halos_true in real space"
+            )
+        if not np.allclose(box_lengths(catalog), box_lengths(true), rtol=1e-6):
+            raise GridMismatchError(
+                f"The halos live in a box of {catalog.attrs['box_size']} Mpc/h, the fields in one "
+                f"of {true.attrs['box_size']}"
+            )
 
 
 def _observed(observed: xr.Dataset) -> dict[str, xr.Dataset]:

@@ -333,8 +333,9 @@ class _Run:
         del density
         work = np.empty_like(delta)
         for axis in range(3):
-            flow = partial(modes.flow, axis=axis, rate=1.0)
-            force = particles.field_of(delta, grid, flow, work, threads)
+            force = particles.field_of(
+                delta, grid, partial(particles.force, axis=axis, grid=grid), work, threads
+            )
             particles.pull(
                 force,
                 position,

@@ -548,6 +548,15 @@ def test_correlation_2d_without_a_contour(samples: xr.Dataset) -> None:
         plot_correlation_2d(faint)
 
 
+def test_a_curve_below_the_levels_has_no_contour(samples: xr.Dataset) -> None:
+    """Nor does matplotlib warn of it, and its name stays in the key."""
+    faint = samples.copy(deep=True)
+    faint["xi_2d"][0] *= 1e-3
+    figure = plot_correlation_2d(faint)
+    assert len(contours(figure.axes[0])) == 3  # two of the truth, one of what was moved back
+    assert sorted(legend(figure)) == sorted(SQUASH)
+
+
 def test_what_poles_refuse(network: xr.Dataset, samples: xr.Dataset, halos: xr.Dataset) -> None:
     with pytest.raises(MissingVariableError, match="No `xi` in 'halos'"):
         plot_correlation(network, others={"halos": halos})

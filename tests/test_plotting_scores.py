@@ -548,6 +548,13 @@ def test_correlation_2d_without_a_contour(samples: xr.Dataset) -> None:
         plot_correlation_2d(faint)
 
 
+def test_inner_levels_are_darker(samples: xr.Dataset) -> None:
+    (ax,) = plot_correlation_2d(samples, levels=[0.02, 0.04, 0.08, 0.16, 0.32]).axes
+    greys = contours(ax)[0].get_facecolor()[:, 0]
+    assert len(greys) == 5
+    assert (np.diff(greys) < 0).all()
+
+
 def test_a_curve_below_the_levels_has_no_contour(samples: xr.Dataset) -> None:
     """Nor does matplotlib warn of it, and its name stays in the key."""
     faint = samples.copy(deep=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PLANE = Statistic("xi_2d", "xi_2d", ("r_perp", "r_par"), "correlations(field)")
-_SHADES = ("0.88", "0.74", "0.58")
+_LIGHT, _DARK = 0.88, 0.58  # grey of the outermost and of the innermost of the truth's levels
 
 
 def plot_correlation(
@@ -134,8 +134,11 @@ def plot_correlation_2d(
             if curve.is_truth:
                 line = {"color": "0.35", "linestyle": "-", "linewidth": 0.5}
                 if reached.size:
-                    ax.contourf(across, along, xi.T, [*reached, np.inf], colors=_SHADES)
-                key = patches.Patch(facecolor=_SHADES[1], edgecolor="0.35", label=curve.label)
+                    shades = [f"{grey:.3f}" for grey in np.linspace(_LIGHT, _DARK, reached.size)]
+                    ax.contourf(across, along, xi.T, [*reached, np.inf], colors=shades)
+                key = patches.Patch(
+                    facecolor=f"{(_LIGHT + _DARK) / 2}", edgecolor="0.35", label=curve.label
+                )
             else:
                 key = lines.Line2D([], [], **line, label=curve.label)
             handles.append(key)

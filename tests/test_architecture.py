@@ -39,6 +39,7 @@ LAYERS = [
     "engine",
     "inference",
     "reconstruction",
+    "simulation",
     "samples",
     "training",
     "comparison",

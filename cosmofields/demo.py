@@ -123,7 +123,9 @@ def demo(
     # The network first: it is the one that the report is about.
     titles = {
         NETWORK: NETWORK,
-        **{label: f"linear, {label}" for label in (BY_BIN, FILTERED, PAPER)},
+        BY_BIN: "linear, by bin",
+        FILTERED: "linear, filtered",
+        PAPER: "linear, eq. 2",
     }
     try:
         measured = report(

@@ -130,7 +130,7 @@ def test_directory(written: tuple[Path, xr.DataTree]) -> None:
             assert (out / "figures" / f"{name}.{suffix}").stat().st_size > 0, name
     assert names == {
         *(f"slices_{field}" for field in ("velocity", "momentum", "density")),
-        *(f"histograms_{field}" for field in ("velocity", "momentum", "density")),
+        *(f"histograms_{kind}" for kind in ("magnitudes", "divergences", "directions")),
         *("joint_magnitudes", "joint_divergences", "density_relation"),
         *(f"spectra_{f}" for f in ("density", "vectors", "divergences", "magnitudes", "curls")),
         *("multipoles_density", "xi_density", "xi_velocity", "xi_2d_density"),
@@ -189,12 +189,19 @@ def test_numbers_behind_the_figures_are_the_results(written: tuple[Path, xr.Data
     assert float(fullest["predicted_low"]) == pytest.approx(bounds[p, 0])
     assert float(fullest["true_high"]) == pytest.approx(bounds[t, 1])
 
-    values = rows_of(folder / "histograms_velocity.csv")
-    counted = {"velocity_magnitude": N**3, "1 - cos phi of velocity": N**3}
-    for name, total in counted.items():
-        mine = [row for row in values if (row["label"], row["field"]) == (HOSTILE, name)]
-        outside = 0 if "cos" in name else int(result["outside_predicted"].sel(field=name))
-        assert sum(float(row["histogram_predicted"]) for row in mine) == total - outside
+    mine = [
+        float(row["histogram_predicted"])
+        for row in rows_of(folder / "histograms_magnitudes.csv")
+        if (row["label"], row["field"]) == (HOSTILE, "velocity_magnitude")
+    ]
+    expected = result["histogram_predicted"].sel(field="velocity_magnitude")
+    np.testing.assert_array_equal(mine, expected)
+    turned = rows_of(folder / "histograms_directions.csv")
+    mine = [row for row in turned if (row["label"], row["vector"]) == (HOSTILE, "velocity")]
+    cosine = [0.5 * (float(row["angle_low"]) + float(row["angle_high"])) for row in mine]
+    share = [float(row["misalignment_histogram"]) / N**3 for row in mine]
+    mean = float(result["misalignment_mean"].sel(vector="velocity"))
+    assert np.dot(cosine, share) == pytest.approx(mean, abs=0.005)
 
     slab = rows_of(folder / "slices_velocity.csv")
     assert len(slab) == N**2

@@ -183,7 +183,8 @@ def test_page(browser: Browser, page: Path, size: tuple[int, int]) -> None:
     browser.open(page.as_uri(), size)
     images = browser.value(
         "Promise.all([...document.images].map(i => i.decode().catch(() => 0))).then(() =>"
-        " [...document.images].map(i => [i.alt, i.complete && i.naturalWidth > 0, i.width]))"
+        " [...document.images].map(i => [i.alt, i.complete && i.naturalWidth > 0,"
+        " i.parentElement.clientWidth]))"
     )
     assert len(images) == 6
     for alt, loaded, width in images:

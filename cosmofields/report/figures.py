@@ -131,30 +131,36 @@ def _with_momentum(ds: xr.Dataset) -> xr.Dataset:
 
 
 def _distributions(c: Contents) -> Iterator[Plan]:
-    for family in ("density", "velocity", "momentum"):
-        names = c.there(family) if family == "density" else []
-        vector = family if family != "density" and c.there(family) else None
-        names += c.there(*(f"{family}_{part}" for part in ("magnitude", "divergence")))
+    groups = (
+        ("magnitudes", "density and magnitudes", ("density", *_of("magnitude"))),
+        ("divergences", "divergences", _of("divergence")),
+        ("directions", "directions", ("velocity", "momentum")),
+    )
+    for name, what, fields in groups:
+        names = c.there(*fields)
         if not names:
             continue
-        panels = [*names, *([vector] if vector else [])]
-        what = {
-            "density": "the density 1 + δ",
-            "velocity": "|v|, div v and the misalignment 1 − cos φ",
-            "momentum": "|m|, div m and the misalignment 1 − cos φ",
-        }[family]
+        angles = name == "directions"
         yield Plan(
             "distributions",
-            f"histograms_{family}",
-            f"Histograms: {family}",
-            f"Share of the cells by {what}: truth in grey, predictions as lines; the legends give "
-            "mean and scatter over all cells.",
-            f"Histograms over cells of {family}: truth and {' and '.join(c.results)}.",
-            _later(plotting.plot_histograms, c.pair, panels),
-            _behind(numbers.histograms, c.pair, names, vector),
-            "Figs. 4 and 5 of the paper, histograms" if vector else "",
-            "Cells in each bin; a vector has no true misalignment.",
+            f"histograms_{name}",
+            f"Histograms: {what}",
+            (
+                "Share of the cells by 1 − cos φ between the predicted and the true vector"
+                if angles
+                else "Share of the cells by value: truth in grey, predictions as lines"
+            )
+            + "; the legends give mean and scatter over all cells.",
+            f"Histograms over cells of {what}: {' and '.join(c.pair)}.",
+            _later(plotting.plot_histograms, c.pair, names),
+            _behind(numbers.angles if angles else numbers.histograms, c.pair, names),
+            "Figs. 4 and 5 of the paper, histograms",
+            "Cells in each bin.",
         )
+
+
+def _of(part: str) -> tuple[str, str]:
+    return f"velocity_{part}", f"momentum_{part}"
 
 
 def _joint(c: Contents) -> Iterator[Plan]:
@@ -165,7 +171,7 @@ def _joint(c: Contents) -> Iterator[Plan]:
     )
     for name, what, paper, part in groups:
         names = c.there(*(["density"] if part == "magnitude" else []))
-        names += c.there(f"velocity_{part}", f"momentum_{part}")
+        names += c.there(*_of(part))
         if names:
             yield Plan(
                 "joint",
@@ -179,7 +185,7 @@ def _joint(c: Contents) -> Iterator[Plan]:
                 paper,
                 "Bins that hold cells.",
             )
-    names = c.there(*(f"{v}_{part}" for v in ("velocity", "momentum") for part in _PARTS))
+    names = c.there(*_of("magnitude"), *_of("divergence"))
     if names and c.there("density"):
         yield Plan(
             "joint",
@@ -196,9 +202,6 @@ def _joint(c: Contents) -> Iterator[Plan]:
         )
 
 
-_PARTS = ("magnitude", "divergence")
-
-
 def _spectra(c: Contents) -> Iterator[Plan]:
     shown = c.bands or c.results
     groups = (
@@ -211,17 +214,17 @@ def _spectra(c: Contents) -> Iterator[Plan]:
         ),
         (
             "divergences",
-            ("velocity_divergence", "momentum_divergence"),
+            _of("divergence"),
             "Power spectra: divergences",
             "Fig. 12 of the paper",
         ),
         (
             "magnitudes",
-            ("velocity_magnitude", "momentum_magnitude"),
+            _of("magnitude"),
             "Power spectra: magnitudes",
             "",
         ),
-        ("curls", ("velocity_curl", "momentum_curl"), "Power spectra: curls", ""),
+        ("curls", _of("curl"), "Power spectra: curls", ""),
     )
     for name, fields, title, paper in groups:
         names = c.there(*fields)

@@ -108,41 +108,30 @@ def _bins(bounds: xr.DataArray, name: str) -> dict[str, xr.DataArray]:
     }
 
 
-def histograms(
-    results: Results, fields: Sequence[str], vector: str | None = None
-) -> dict[str, NDArray[Any]]:
-    """Cells by value of some fields; with those of the misalignment of a vector below."""
-    low_high = ["value_low", "value_high"]
+def histograms(results: Results, fields: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Cells by the value of some fields."""
 
     def pick(result: xr.Dataset) -> xr.Dataset:
         part = result[["histogram_true", "histogram_predicted"]].sel(field=list(fields))
-        return part.drop_vars(part.coords).assign_coords(
-            {
-                "field": np.array(fields, dtype=object),
-                **_bins(result["value_bounds"].sel(field=list(fields)), "value"),
-            }
-        )
+        bounds = result["value_bounds"].sel(field=list(fields))
+        low, high = (bounds.isel(bound=i, drop=True) for i in (0, 1))
+        names = np.array(fields, dtype=object)
+        bare = part.drop_vars(part.coords)
+        return bare.assign_coords({"field": names, "value_low": low, "value_high": high})
 
     table = by_label(results, pick)
-    table = {name: table[name] for name in ("label", "field", *low_high, *_COUNTS)}
-    if vector is None or not all("misalignment_histogram" in r for r in results.values()):
-        return table
-    for label, result in results.items():
-        row = result["misalignment_histogram"].sel(vector=vector)
-        bounds = result["angle_bounds"].values
-        more = {
-            "label": np.repeat(np.array([label], dtype=object), row.size),
-            "field": np.repeat(np.array([f"1 - cos phi of {vector}"], dtype=object), row.size),
-            "value_low": bounds[:, 0],
-            "value_high": bounds[:, 1],
-            "histogram_true": np.full(row.size, np.nan),
-            "histogram_predicted": row.values,
-        }
-        table = {name: np.concatenate([table[name], more[name]]) for name in table}
-    return table
+    order = ("label", "field", "value_low", "value_high", "histogram_true", "histogram_predicted")
+    return {name: table[name] for name in order}
 
 
-_COUNTS = ("histogram_true", "histogram_predicted")
+def angles(results: Results, vectors: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Cells by the misalignment of some vectors."""
+
+    def pick(result: xr.Dataset) -> xr.Dataset:
+        part = with_edges(result, "angle")[["misalignment_histogram"]].sel(vector=list(vectors))
+        return _bare(part, "vector", "angle")
+
+    return by_label(results, pick)
 
 
 def joint(results: Results, fields: Sequence[str]) -> dict[str, NDArray[Any]]:

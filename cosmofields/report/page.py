@@ -18,6 +18,7 @@ from .tables import Table
 ROWS = 100
 _PACK = 50_000  # bytes of CSV from which it is compressed
 _LARGEST = 600_000  # bytes, compressed, that the page still holds: the slice of a large box is more
+_WIDE = 600  # CSS pixels
 _SCALE = 0.65  # CSS pixels for each of a PNG: text as large as the page's, sharp on a dense screen
 _INDEX = re.compile(r"(?<!\w)(C|P|L|T|V|v|ξ|σ)_(r|ℓ|p|t|pred|true|×|los|all|overlap|boxes)(?![\w])")
 
@@ -47,6 +48,11 @@ class Picture:
     def width(self) -> int:
         """Of the picture on the page, in CSS pixels."""
         return round(_SCALE * int.from_bytes(self.png[16:20], "big"))
+
+    @property
+    def wide(self) -> bool:
+        """Whether several panels stand side by side, which a phone cannot show at once."""
+        return self.width > _WIDE
 
     @property
     def height(self) -> int:

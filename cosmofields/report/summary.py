@@ -27,6 +27,7 @@ from .text import (
 )
 
 _FEW_MODES = 10
+_MADE_BY = ("model", "precision", "method", "bias", "weighting")
 _PACKAGES = (
     "cosmofields",
     "numpy",
@@ -210,22 +211,28 @@ def facts(
     yield from ((f"truth: {name}", text) for name, text in summarize_facts(true))
     source = true.attrs.get("source")
     if isinstance(source, Mapping):
-        yield "truth: source", listing(f"{key} {value}" for key, value in source.items())
+        yield "truth: source", listing(f"{key} {_short(value)}" for key, value in source.items())
     for label, ds in versions.items():
-        made = {
-            f"{name}: {key}": str(value)
-            for name, da in ds.data_vars.items()
-            for key, value in da.attrs.items()
-            if key in ("model", "precision", "method", "bias", "weighting")
-        }
+        made = []
+        for name, da in ds.data_vars.items():
+            told = [f"{key} {_short(da.attrs[key])}" for key in _MADE_BY if key in da.attrs]
+            if told:
+                made.append(f"{name}: {listing(told)}")
         if made:
-            yield label, "; ".join(f"{key} {value}" for key, value in made.items())
+            yield label, "; ".join(made)
     yield "command", command
     yield "python", f"{platform.python_version()}, {platform.system()} {platform.machine()}"
     yield "packages", listing(f"{name} {found}" for name in _PACKAGES if (found := installed(name)))
     commit = _commit()
     if commit:
         yield "git", commit
+
+
+def _short(value: Any) -> str:
+    """Text of an attribute, numbers to four digits."""
+    if isinstance(value, (list, tuple)):
+        return f"[{listing(map(_short, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def histories(versions: Mapping[str, xr.Dataset]) -> Iterator[tuple[str, str]]:

@@ -145,13 +145,13 @@ class BoxData(lightning.LightningDataModule):
         self.boxes = train
         self.validation_boxes = validation
 
-    def _loader(self, boxes: Sequence[Arrays], length: int, epoch: int) -> Any:
+    def _loader(self, boxes: Sequence[Arrays], length: int, seed: int, epoch: int) -> Any:
         samples = BoxSamples(
             boxes,
             vector_inputs=vector_channels(self.config.target),
             crop=self.config.crop,
             length=length,
-            seed=self.config.seed,
+            seed=seed,
             epoch=epoch,
         )
         return torch.utils.data.DataLoader(samples, batch_size=self.config.batch_size)
@@ -159,11 +159,11 @@ class BoxData(lightning.LightningDataModule):
     def train_dataloader(self) -> Any:
         """Crops of the current epoch."""
         length = STEPS_PER_EPOCH * self.config.batch_size
-        return self._loader(self.boxes, length, 1 + self.trainer.current_epoch)
+        return self._loader(self.boxes, length, self.config.seed, 1 + self.trainer.current_epoch)
 
     def val_dataloader(self) -> Any:
-        """The same 16 crops each time."""
-        return self._loader(self.validation_boxes, 16, 0)
+        """The same 16 crops each time, whatever the seed: losses of several runs compare."""
+        return self._loader(self.validation_boxes, 16, 0, 0)
 
 
 def train(
@@ -173,6 +173,8 @@ def train(
     out: str | Path,
     *,
     density_model: str | Path = "default",
+    prepared: str | Path | None = None,
+    extra: Sequence[Any] = (),
     progress: bool = True,
 ) -> Path:
     """Train one model on simulated boxes; run the same call again to resume.
@@ -188,6 +190,10 @@ def train(
         ``TARGET.safetensors`` and ``TARGET.json``.
     density_model : path or ``"default"``
         For a velocity model: the density model whose predictions it will see.
+    prepared : directory, optional
+        Where the prepared boxes are kept, for several runs to share; default: ``out/boxes``.
+    extra : sequence of Lightning callbacks
+        That take part in the fit, e.g. to stop it.
     progress : bool
         Show Lightning's bar.
 
@@ -215,7 +221,7 @@ def train(
 
     wanted = [(path, los) for path in boxes for los in AXES] + [(path, "z") for path in validation]
     stores = [
-        prepare_box(path, out / "boxes", los=los)
+        prepare_box(path, prepared or out / "boxes", los=los)
         for path, los in track(wanted, progress, "observing the boxes")
     ]
     n_train = len(boxes) * len(AXES)
@@ -229,7 +235,8 @@ def train(
         load_box(path, config.target, density_model=first, bias=bias["mass_bins"])
         for path in track(stores, progress, "loading the boxes")
     ]
-    score = _fit(fit, BoxData(config, arrays[:n_train], arrays[n_train:]), out, progress)
+    data = BoxData(config, arrays[:n_train], arrays[n_train:])
+    score = _fit(fit, data, out, progress, extra)
     card = {
         "name": f"{config.architecture}-{config.target}",
         "target": config.target,
@@ -257,7 +264,7 @@ def train(
     return save_model(fit.model, card, out)
 
 
-def _fit(fit: Fit, data: BoxData, out: Path, progress: bool) -> float:
+def _fit(fit: Fit, data: BoxData, out: Path, progress: bool, extra: Sequence[Any]) -> float:
     """Fit, or go on with a fit; leave the best averaged weights in ``fit``; return their loss."""
     config = fit.config
     folder = out / f"{config.target}-checkpoints"
@@ -273,7 +280,7 @@ def _fit(fit: Fit, data: BoxData, out: Path, progress: bool) -> float:
         num_sanity_val_steps=0,
         log_every_n_steps=STEPS_PER_EPOCH,
         logger=loggers.CSVLogger(out, name=f"{config.target}-log"),
-        callbacks=[callbacks.EMAWeightAveraging(decay=config.ema_decay), best],
+        callbacks=[callbacks.EMAWeightAveraging(decay=config.ema_decay), best, *extra],
         enable_progress_bar=progress,
         enable_model_summary=False,
     )

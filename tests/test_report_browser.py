@@ -225,6 +225,22 @@ def test_headings_do_not_skip_a_level(browser: Browser, page: Path) -> None:
     assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
 
 
+def test_print_shows_tables_whole(browser: Browser, page: Path) -> None:
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    browser.open(page.as_uri(), (760, 1000))
+    cut = browser.value(
+        "[...document.querySelectorAll('.scroll')].filter(s => s.offsetParent)"
+        ".filter(s => s.scrollHeight > s.clientHeight + 1).map(s => s.ariaLabel)"
+    )
+    stuck = browser.value(
+        "[...document.querySelectorAll('th')].filter(h => getComputedStyle(h).position == 'sticky')"
+        ".length"
+    )
+    browser.call("Emulation.setEmulatedMedia", media="")
+    assert cut == []
+    assert stuck == 0
+
+
 def test_text_stands_out_in_light_and_dark(browser: Browser, page: Path) -> None:
     # WCAG AA: a contrast of 4.5 between text and what lies behind it.
     contrast = """

@@ -20,6 +20,7 @@ from .conventions import (
     make_grid,
 )
 from .correlation import correlations
+from .cosmology import cosmology_of, redshift_of
 from .lazy import fits
 from .painting import paint
 from .spectral import multipoles
@@ -42,12 +43,15 @@ def clustering(
 
     Meant for the same tracers in redshift space, moved back by
     :func:`~cosmofields.sampling.to_real_space`, and in real space.  Each tracer counts 1, whatever
-    its mass or mass bin; the mesh is interlaced, and its window is taken out.
+    its mass or mass bin, and the window of the mesh is taken out: for the power from an interlaced
+    mesh with ``window="cic"``, for the correlation functions from a plain one with
+    ``window="cic-aliased"``, which puts all shot noise back to r = 0.
 
     Parameters
     ----------
     catalogs : mapping of label to catalogue
-        Of one periodic box, e.g. ``{"redshift space": s, "moved back": r, "real space": true}``.
+        Of one periodic box at one time, e.g.
+        ``{"redshift space": s, "moved back": r, "real space": true}``.
     n_grid : int or three
         Cells per axis of the mesh that the tracers are painted on.
     los : {"x", "y", "z"}, optional
@@ -70,9 +74,10 @@ def clustering(
     Raises
     ------
     CatalogError
-        If there is no catalogue, or they disagree about the line of sight.
+        If there is no catalogue, or they come without labels, or disagree about the line of sight
+        or the cosmology.
     GridMismatchError
-        If they live in boxes of different sizes.
+        If they live in boxes of different sizes, or at different redshifts.
     MissingAttributeError
         If neither ``los`` nor a catalogue names a line of sight.
     DimensionError, NotPeriodicError, CatalogError
@@ -81,12 +86,20 @@ def clustering(
 
     Notes
     -----
-    Eager; one catalogue after the other, and its mesh is let go before the next is painted.
-    Separations below two cells or so feel the mesh.
+    Eager; one catalogue after the other, and one mesh at a time.
+
+    Trust xi from about five cells up.  A bin has the separations of nodes, over which CIC spreads
+    the tracers, and a steep xi is off by that: against counts of all pairs of 81,000 halos of one
+    box, in redshift and real space (cells of 1.17 Mpc/h, default bins), xi_0 is 10 to 13 % low from 0.5 to
+    2.5 cells, 4 % from 2.5 to 4.5, 1.5 % from 4.5 to 6.5, and 0.7 % or less beyond; xi_2 is off by
+    0.17, 0.02, 0.007 and 0.004 or less, xi_4 by 2.6, 0.15, 0.02 and 0.009 or less.  What is at
+    fewer cells needs a finer mesh.  Points at random have no such bias, from half a cell on.
     """
-    if isinstance(catalogs, xr.Dataset) or not catalogs:
+    listed = isinstance(catalogs, Mapping) and not isinstance(catalogs, xr.Dataset)
+    if not (listed and catalogs and all(isinstance(c, xr.Dataset) for c in catalogs.values())):
         raise CatalogError(
-            "expected labels and their catalogues: clustering({'redshift space': tracers, ...})"
+            f"catalogs is a {type(catalogs).__name__}; expected labels and their catalogues: "
+            "clustering({'redshift space': tracers, ...})"
         )
     for catalog in catalogs.values():
         check_catalog(catalog)
@@ -94,18 +107,30 @@ def clustering(
     axis = _common_los(catalogs, los)
     parts = []
     for catalog in catalogs.values():
-        field = _density(catalog, n_grid)
-        poles = multipoles(field, edges=k_edges, los=axis, window="cic")
-        pairs = correlations(field, edges=edges, r_perp=r_perp, r_par=r_par, los=axis, window="cic")
+        poles = multipoles(
+            _density(catalog, n_grid, interlaced=True), edges=k_edges, los=axis, window="cic"
+        )
+        # Of an interlaced mesh the even aliases of the shot noise remain.  In the power they are
+        # little below Nyquist; divided by the window near it they ring in xi up to five cells.
+        pairs = correlations(
+            _density(catalog, n_grid, interlaced=False),
+            edges=edges,
+            r_perp=r_perp,
+            r_par=r_par,
+            los=axis,
+            window="cic-aliased",
+        )
+        poles["power"].attrs |= {"window": "cic", "interlaced": 1}
+        for name in ("xi", "xi_2d"):
+            pairs[name].attrs |= {"window": "cic-aliased", "interlaced": 0}
         parts.append(poles.merge(pairs, compat="identical", combine_attrs="override"))
     first = next(iter(catalogs.values()))
-    return _joined(list(catalogs), parts).assign_attrs(
+    return _joined(list(map(str, catalogs)), parts).assign_attrs(
         title=f"clustering of {listing(catalogs)}",
         box_size=first.attrs["box_size"],
         redshift=first.attrs["redshift"],
         los=axis,
         n_grid=list(make_grid(n_grid, box_lengths(first)).shape),
-        window="cic",
         Conventions=CONVENTIONS,
     )
 
@@ -116,6 +141,22 @@ def _check_boxes(catalogs: Mapping[str, xr.Dataset]) -> None:
     if not all(np.allclose(size, first, rtol=1e-6) for size in sizes.values()):
         listed = listing(f"{name}: {catalogs[name].attrs['box_size']}" for name in catalogs)
         raise GridMismatchError(f"The catalogues live in different boxes ({listed} Mpc/h)")
+    redshifts = {name: redshift_of(catalog) for name, catalog in catalogs.items()}
+    if np.ptp(list(redshifts.values())) > 1e-4:
+        listed = listing(f"{name}: {z:g}" for name, z in redshifts.items())
+        raise GridMismatchError(
+            f"The catalogues are at different redshifts ({listed}); expected tracers of one box "
+            "at one time"
+        )
+    cosmologies = {name: cosmology_of(catalog).to_dict() for name, catalog in catalogs.items()}
+    for key in ("Omega_m", "h", "Omega_b", "n_s", "sigma8"):
+        given = {name: known[key] for name, known in cosmologies.items() if key in known}
+        if given and np.ptp(list(given.values())) > 1e-4:
+            listed = listing(f"{name}: {value:g}" for name, value in given.items())
+            raise CatalogError(
+                f"The catalogues have different cosmologies ({key} of {listed}); expected tracers "
+                "of one universe"
+            )
 
 
 def _common_los(catalogs: Mapping[str, xr.Dataset], los: str | None) -> str:
@@ -135,10 +176,10 @@ def _common_los(catalogs: Mapping[str, xr.Dataset], los: str | None) -> str:
     return check_los(next(iter(found.values())))
 
 
-def _density(catalog: xr.Dataset, n_grid: int | Sequence[int]) -> xr.DataArray:
-    """All tracers as one bin, by number; in memory if it fits, since it is used twice."""
+def _density(catalog: xr.Dataset, n_grid: int | Sequence[int], *, interlaced: bool) -> xr.DataArray:
+    """All tracers as one bin, by number; in memory if it fits."""
     one_bin = catalog.drop_vars("mass_bin", errors="ignore")
-    painted = paint(one_bin, n_grid, weighting="number", interlaced=True)
+    painted = paint(one_bin, n_grid, weighting="number", interlaced=interlaced)
     field = painted["halo_density"].isel(mass_bin=0)
     return field.compute() if fits(field.nbytes, "clustering") else field
 

@@ -1,5 +1,8 @@
 """Sub-boxes: how they are cut, scored and brought together."""
 
+import logging
+
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -143,6 +146,7 @@ def test_layout(parts, whole):
     assert parts.attrs["box_size"] == [80.0, 80.0, 160.0]
     assert parts.attrs["n_grid"] == [8, 8, 16]
     assert parts.attrs["periodic"] == 0
+    assert parts.attrs["taper"] == 0.35
 
 
 def test_derivatives_are_those_of_the_parent(parts, predicted, true):
@@ -183,6 +187,52 @@ def test_fields_that_do_not_fit_stay_lazy(monkeypatch, parts, predicted, true):
     for key in lazy:
         same = {dim: names for dim in ("field", "scalar") if dim in lazy[key].dims}
         xr.testing.assert_allclose(lazy[key], parts[key].sel(same))
+
+
+@pytest.fixture
+def counted_velocity(predicted, true):
+    """Two lazy Datasets of a velocity, and how many of its 2 x 24 blocks were read so far."""
+    read = {"blocks": 0}
+
+    def block(data):
+        read["blocks"] += 1
+        return data
+
+    def lazy(field):
+        chunks = da.from_array(field.values, chunks=(1, 8, 8, 8))
+        return field.copy(data=chunks.map_blocks(block, meta=np.empty((0,) * 4, np.float32)))
+
+    pair = [ds[["velocity"]].assign(velocity=lazy(ds["velocity"])) for ds in (predicted, true)]
+    return *pair, read
+
+
+@pytest.mark.parametrize(("stride", "per_field"), [(80, 48), (40, 3 * 64 * 2)])
+def test_what_needs_the_whole_box_is_made_once(
+    counted_velocity, predicted, true, stride, per_field, tmp_path, caplog
+):
+    *lazy, read = counted_velocity
+    expected = evaluate_sub_boxes(predicted[["velocity"]], true[["velocity"]], 80, stride=stride)
+    # The parts fit, the box does not.
+    room = {"cosmofields.memory": "200 kB", "temporary_directory": str(tmp_path)}
+    with dask.config.set(room, scheduler="sync"), caplog.at_level(logging.INFO, "cosmofields"):
+        found = evaluate_sub_boxes(*lazy, 80, stride=stride)
+    # Once for the parts of the velocity, each of which reads the blocks that it touches; once for
+    # each of magnitude, divergence and curl, however many parts there are.
+    assert read["blocks"] == per_field + 3 * 48
+    xr.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    said = [line for line in caplog.messages if "temporary store" in line]
+    assert len(said) == 3
+    assert all(str(tmp_path) in line for line in said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_facts_may_be_on_the_fields(parts, predicted, true):
+    bare = [ds.drop_attrs(deep=False) for ds in (predicted, true)]
+    found = evaluate_sub_boxes(*bare, [80, 80, 160])
+    xr.testing.assert_identical(found, parts)
+    cut = [ds.assign(density=ds.density.assign_attrs(periodic=False)) for ds in bare]
+    with pytest.raises(NotPeriodicError, match="evaluate_sub_boxes needs a periodic box"):
+        evaluate_sub_boxes(*cut, 80)
 
 
 def test_errors_of_scoring(predicted, true, no_computes):
@@ -340,6 +390,39 @@ def test_errors_of_bringing_together(whole, parts, predicted, true):
         combine([evaluate(*density), evaluate(*density, edges=[0.1, 0.2])])
     with pytest.raises(GridMismatchError, match="differ in value_bounds"):
         combine([evaluate(*density), evaluate(*density, limits={"density": (0.1, 10)})])
+
+
+def test_boxes_of_another_kind_are_refused(parts, predicted, true):
+    p, t = predicted[["density"]], true[["density"]]
+    first = evaluate(p, t)
+    late = evaluate(p.assign_attrs(redshift=0.0), t.assign_attrs(redshift=0.0))
+    with pytest.raises(GridMismatchError, match=r"differ in redshift \(0.59 against 0.0\)"):
+        combine([first, late])
+    across = evaluate(p.assign_attrs(los="x"), t.assign_attrs(los="x"))
+    with pytest.raises(GridMismatchError, match=r"differ in los \(z against x\)"):
+        combine([first, across])
+    narrow, wide = (evaluate_sub_boxes(p, t, 80, taper=taper) for taper in (0.2, 1))
+    with pytest.raises(GridMismatchError, match=r"differ in taper \(0.2 against 1.0\)"):
+        combine([narrow, wide])
+    unknown = first.copy()
+    del unknown.attrs["redshift"]
+    assert combine([first, unknown]).attrs["realizations"] == 2
+
+
+def test_a_cube_may_say_its_side_once_or_three_times(parts):
+    cubes = parts.isel(realization=[0]).assign_attrs(box_size=[80.0, 80.0, 80.0])
+    assert combine([cubes, cubes.assign_attrs(box_size=80)]).attrs["realizations"] == 2
+
+
+def test_combined_results_are_not_combined_again(whole):
+    twice = combine([whole, whole])
+    match = r"combined one already, of 2 boxes; .* combine\(\[first, second"
+    for results in (twice, [twice, whole], [whole, twice]):
+        with pytest.raises(GridMismatchError, match=match):
+            combine(results)
+    forgotten = twice.drop_attrs(deep=False).assign_attrs(box_size=BOX)
+    with pytest.raises(GridMismatchError, match="of several boxes"):
+        combine([forgotten, whole])
 
 
 def test_results_outlive_a_store(tmp_path, parts):

@@ -335,6 +335,34 @@ def box_facts(obj: XObject) -> dict[str, Any]:
     return {key: obj.attrs[key] for key in BOX_KEYS if key in obj.attrs}
 
 
+def result_facts(*fields: XObject) -> dict[str, Any]:
+    """The box facts of a result, in numbers, strings and lists: what NetCDF can hold.
+
+    Without the cosmology, which is a dict, and with ``periodic`` as 0 or 1.
+
+    Parameters
+    ----------
+    *fields : DataArray or Dataset
+        What was measured.  Of two that both state a fact, the first counts.
+    """
+    kept = {}
+    for key in BOX_KEYS:
+        values = [obj.attrs[key] for obj in fields if obj.attrs.get(key) is not None]
+        if not values or key == "cosmology":
+            continue
+        value = np.asarray(values[0]).tolist()
+        kept[key] = int(value) if key == "periodic" else value
+    return kept
+
+
+def numbers(values: Any) -> NDArray[np.float64]:
+    """``values`` as an array, empty where they are no numbers: for a check to refuse."""
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        return np.empty(0)
+
+
 def label(name: str, data: Any, grid: Grid, facts: Mapping[str, Any], **attrs: Any) -> xr.DataArray:
     """Wrap a bare array as the registered field ``name`` on ``grid``."""
     spec = FIELDS[name]

@@ -22,20 +22,16 @@ from .conventions import (
     AXES,
     DimensionError,
     Grid,
-    attribute,
-    box_facts,
-    check_los,
     periodic_grid,
+    result_facts,
 )
 from .fourier import through_modes
 from .kernels import cells
 from .lazy import n_threads
-from .spectral import check_window, not_finite, pair
+from .spectral import ELLS, check_ells, check_window, los_axis, not_finite, pair
 
 if TYPE_CHECKING:
     from .kernels.separations import Bins, LagSums
-
-_ELLS = (0, 2, 4)
 
 
 def correlation_function(
@@ -59,7 +55,8 @@ def correlation_function(
     edges : array, optional
         Increasing edges of the bins in Mpc/h, to half of the shortest side at most; bin i holds
         edges[i] <= r < edges[i + 1].  Default: bins two cells wide, from half a cell (without r =
-        0, where xi is the variance) to a third of the shortest side.
+        0, where xi is the variance) to a third of the shortest side; of the sides of a cell the
+        longest counts, in a flat box the longest that is shorter than half the box.
     window : {"cic", "cic-aliased"}, optional
         Divide the power by the squared window of cloud-in-cell, W^2 = prod sinc^4(k_i H_i / 2), or
         by the sum of W^2 over the aliases, prod (1 - 2/3 sin^2(k_i H_i / 2)) (Jing 2005), H_i the
@@ -110,7 +107,7 @@ def correlation_function(
     bins = _bins(grid, 2, edges, plane=False)
     sums = _lag_sums(first, first if other is None else second, grid, bins, window)
     xi = _correlation(_poles(sums, (0,))[0], ("r",), first, second)
-    return _dataset({"xi": xi, **_shell_counts(sums)}, bins, first, grid, window)
+    return _dataset({"xi": xi, **_shell_counts(sums)}, bins, (first, second), grid, window)
 
 
 def correlation_multipoles(
@@ -135,7 +132,7 @@ def correlation_multipoles(
     ells : sequence of int
         Of 0, 2 and 4.
     los : {"x", "y", "z"}, optional
-        Default: that of the field's attributes.
+        Default: that of the fields' attributes.
 
     Returns
     -------
@@ -146,7 +143,8 @@ def correlation_multipoles(
     Raises
     ------
     DimensionError, NotPeriodicError, GridMismatchError, CosmofieldsError
-        As :func:`correlation_function`; or if ``ells`` or ``los`` are others than those named.
+        As :func:`correlation_function`; or if ``ells`` or ``los`` are others than those
+        named, or the fields have different lines of sight.
     MissingAttributeError
         If neither ``los`` nor the attributes name a line of sight.
 
@@ -160,11 +158,11 @@ def correlation_multipoles(
     """
     first, second = pair(field, field if other is None else other)
     grid = periodic_grid(first, what="correlation_multipoles")
-    wanted, axis = _check_ells(ells), _axis(first, los)
+    wanted, axis = check_ells(ells), los_axis((first, second), los)
     bins = _bins(grid, axis, edges, plane=False)
     sums = _lag_sums(first, first if other is None else second, grid, bins, window)
     xi = _correlation(_poles(sums, wanted), ("ell", "r"), first, second)
-    result = _dataset({"xi": xi, **_shell_counts(sums)}, bins, first, grid, window)
+    result = _dataset({"xi": xi, **_shell_counts(sums)}, bins, (first, second), grid, window)
     return result.assign_coords(ell=_ell(wanted)).assign_attrs(los=AXES[axis])
 
 
@@ -189,7 +187,7 @@ def correlation_2d(
         the box allows, two cells wide; r_perp from half a cell (without r = 0), r_par from 0, where
         the first bin is 1.5 cells wide and holds 0 and one cell.
     los : {"x", "y", "z"}, optional
-        Default: that of the field's attributes.
+        Default: that of the fields' attributes.
 
     Returns
     -------
@@ -201,7 +199,8 @@ def correlation_2d(
     Raises
     ------
     DimensionError, NotPeriodicError, GridMismatchError, CosmofieldsError
-        As :func:`correlation_function`; or if ``los`` is none of those named.
+        As :func:`correlation_function`; or if ``los`` is none of those named, or the
+        fields have different lines of sight.
     MissingAttributeError
         If neither ``los`` nor the attributes name a line of sight.
 
@@ -211,10 +210,11 @@ def correlation_2d(
     """
     first, second = pair(field, field if other is None else other)
     grid = periodic_grid(first, what="correlation_2d")
-    axis = _axis(first, los)
+    axis = los_axis((first, second), los)
     bins = _bins(grid, axis, None, r_perp, r_par, shells=False)
     sums = _lag_sums(first, first if other is None else second, grid, bins, window)
-    result = _dataset(_plane_variables(sums, "", first, second), bins, first, grid, window)
+    variables = _plane_variables(sums, "", first, second)
+    result = _dataset(variables, bins, (first, second), grid, window)
     return result.assign_attrs(los=AXES[axis])
 
 
@@ -258,7 +258,7 @@ def correlations(
     """
     first, second = pair(field, field if other is None else other)
     grid = periodic_grid(first, what="correlations")
-    wanted, axis = _check_ells(ells), _axis(first, los)
+    wanted, axis = check_ells(ells), los_axis((first, second), los)
     bins = _bins(grid, axis, edges, r_perp, r_par)
     sums = _lag_sums(first, first if other is None else second, grid, bins, window)
     variables = {
@@ -266,7 +266,7 @@ def correlations(
         **_shell_counts(sums),
         **_plane_variables(sums, "_2d", first, second),
     }
-    result = _dataset(variables, bins, first, grid, window)
+    result = _dataset(variables, bins, (first, second), grid, window)
     return result.assign_coords(ell=_ell(wanted)).assign_attrs(los=AXES[axis])
 
 
@@ -303,17 +303,6 @@ def _lag_sums(
     return sums
 
 
-def _axis(field: xr.DataArray, los: str | None) -> int:
-    return AXES.index(check_los(attribute(field, "los") if los is None else los))
-
-
-def _check_ells(ells: Sequence[int]) -> list[int]:
-    wanted = [int(ell) for ell in ells if ell in _ELLS]
-    if not wanted or len(set(wanted)) < len(ells):
-        raise DimensionError(f"ells={ells!r}; expected some of 0, 2 and 4, each once")
-    return wanted
-
-
 # --- bins ---
 
 
@@ -348,7 +337,7 @@ def _bins(
 
 def _poles(sums: LagSums, ells: Sequence[int]) -> NDArray[np.float64]:
     """(2 l + 1) <xi L_l> of each bin."""
-    poles = [(2 * ell + 1) * cells.ratio(sums.poles[_ELLS.index(ell)], sums.pairs) for ell in ells]
+    poles = [(2 * ell + 1) * cells.ratio(sums.poles[ELLS.index(ell)], sums.pairs) for ell in ells]
     return np.stack(poles)
 
 
@@ -393,7 +382,7 @@ def _ell(ells: Sequence[int]) -> xr.Variable:
 def _dataset(
     variables: dict[str, xr.Variable],
     bins: Bins,
-    field: xr.DataArray,
+    fields: tuple[xr.DataArray, xr.DataArray],
     grid: Grid,
     window: str | None,
 ) -> xr.Dataset:
@@ -417,9 +406,10 @@ def _dataset(
             coords[f"{name}_bounds"] = (
                 (name, "bound"),
                 np.stack([edges[:-1], edges[1:]], axis=1),
-                {"units": "Mpc/h", "long_name": "edges of the bin: lower <= r < upper"},
+                # Without units: says CF, they are those of what they bound, and NetCDF drops them.
+                {"long_name": "edges of the bin: lower <= r < upper"},
             )
-    facts = {**box_facts(field), "n_grid": list(grid.shape)}
+    facts = {**result_facts(*fields), "n_grid": list(grid.shape)}
     return xr.Dataset(
         variables, coords=coords, attrs=facts | ({"window": window} if window else {})
     )

@@ -58,14 +58,18 @@ def halo_overdensity(observed: xr.Dataset) -> xr.DataArray:
     Returns
     -------
     DataArray, dims (x, y, z)
-        delta_s = sum of ``halo_density`` over ``mass_bin``, minus 1.  Its coordinate
-        ``shot_noise``, sum_i s_i^2 N_i of the bins' shares s_i and noises N_i, in (Mpc/h)^3, is
-        there if the bins have theirs.
+        delta_s = sum of ``halo_density`` over ``mass_bin``, over the sum S of the bins' shares s_i
+        (1, unless some bins were taken out), minus 1.  Its coordinate ``shot_noise``,
+        sum_i s_i^2 N_i / S^2 with the noises N_i, in (Mpc/h)^3, is there if the bins have theirs.
     """
     halos = variable(observed, "halo_density", hint=_PAINT)
-    delta = halos.sum("mass_bin", keep_attrs=True) - np.float32(1)
+    summed = halos.sum("mass_bin", keep_attrs=True)
+    if "share" in halos.coords:
+        whole = halos["share"].sum("mass_bin")
+        summed = summed / whole.astype(np.float32)
+    delta = summed - np.float32(1)
     if {"share", "shot_noise"} <= set(halos.coords):
-        noise = (halos["share"] ** 2 * halos["shot_noise"]).sum("mass_bin")
+        noise = (halos["share"] ** 2 * halos["shot_noise"]).sum("mass_bin") / whole**2
         attrs = {"units": "(Mpc/h)^3", "long_name": "shot noise of all mass bins"}
         delta = delta.assign_coords(shot_noise=((), noise.data, attrs))
     return delta.rename("overdensity").assign_attrs(

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from cosmofields.catalog import from_arrays
+from cosmofields.catalog import from_arrays, select
 from cosmofields.conventions import (
     AXES,
     COMPONENTS,
     CosmofieldsError,
+    DimensionError,
+    GridMismatchError,
     NotPeriodicError,
     make_grid,
 )
@@ -124,6 +126,60 @@ def test_shot_noise_of_all_halos_and_of_one_bin(tracers, observed):
     assert float(power_spectrum(lazy).shot_noise) == pytest.approx(float(delta.shot_noise))
 
 
+def test_shot_noise_follows_what_is_done_to_a_field(cosmology):
+    """The measured power of points over the noise that is stated: of three bins of other masses."""
+    rng = np.random.default_rng(0)
+    box, n = 100.0, 8000
+    position, mass = rng.uniform(0, box, (n, 3)), 1e12 * rng.uniform(1, 30, n)
+    catalog = from_arrays(
+        position, 0 * position, mass, box_size=box, redshift=0.0, cosmology=cosmology
+    )
+    bins = paint(select(catalog, [2e-3, 5e-3, 8e-3]), 24)
+    one, delta = bins.halo_density.isel(mass_bin=2), halo_overdensity(bins)
+    rare = halo_overdensity(bins.isel(mass_bin=[0, 1]))
+    assert float(one.share) < 0.2
+    assert float(rare.mean()) == pytest.approx(0, abs=1e-5)
+    changed = {
+        "bin": one,
+        "twice": 2 * one,
+        "over share": one / one.share,
+        "over mean": one / one.mean(),
+        "contrast": one / one.mean() - 1,
+        "chunks": (one / one.mean() - 1).chunk(x=5),
+        "delta": delta,
+        "density": delta + 1,
+        "two bins": rare,
+    }
+    for name, given in changed.items():
+        found = power_spectrum(given, window="cic-aliased")
+        ratio = float(found.power.weighted(found.modes).mean() / found.shot_noise)
+        assert ratio == pytest.approx(1, abs=4 * float(2 / found.modes.sum()) ** 0.5), name
+        contrast = "of a contrast" in found.shot_noise.attrs["long_name"]
+        assert contrast is (name in ("contrast", "chunks", "delta", "two bins")), name
+    for given in (bins.halo_density.sum("mass_bin"), one * field(noise(3, 24, 24, 24))):
+        assert "shot_noise" not in power_spectrum(given.assign_attrs(box_size=box))
+
+
+def test_shot_noise_in_one_compute_also_out_of_core(observed, count_computes):
+    one = observed.halo_density.isel(mass_bin=1)
+    expected = power_spectrum(3 * one).shot_noise
+    with dask.config.set(SMALL), count_computes() as computes:
+        got = power_spectrum((3 * one).chunk({"x": 5, "y": 7})).shot_noise
+    assert computes.total == 1
+    xr.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_shot_noise_of_a_part_of_a_box(observed):
+    delta = halo_overdensity(observed)
+    half = {"box_size": [50.0, 100.0, 100.0], "periodic": False}
+    part = delta.isel(x=slice(8)).assign_attrs(half)
+    assert abs(float(part.mean())) > 1e-3
+    found = power_spectrum(part, taper=0.35).shot_noise
+    assert float(found) == pytest.approx(float(delta.shot_noise))
+    part = observed.halo_density.isel(mass_bin=0, x=slice(8)).assign_attrs(half)
+    assert "shot_noise" not in power_spectrum(part, taper=0.35)
+
+
 def test_halo_overdensity_without_the_noise_of_its_bins(observed):
     bare = observed.assign(halo_density=observed.halo_density.drop_vars("shot_noise"))
     bare = bare.drop_vars("shot_noise", errors="ignore")
@@ -197,7 +253,7 @@ def test_taper_of_equal_fields_and_of_components():
     got = power_spectrum(v, taper=0.2)
     xr.testing.assert_allclose(got.power, total, rtol=1e-10)
     assert got.attrs["taper"] == 0.2
-    assert got.attrs["periodic"] is False
+    assert got.attrs["periodic"] == 0
 
 
 def test_boxes_that_are_not_periodic_are_told_of_the_taper():
@@ -209,10 +265,55 @@ def test_boxes_that_are_not_periodic_are_told_of_the_taper():
         power_spectrum(a.assign_attrs(box_size=200.0), taper=0.2)
 
 
-@pytest.mark.parametrize("taper", [0, -0.1, 1.5, np.nan, True])
+@pytest.mark.parametrize("taper", [0, -0.1, 1.5, np.nan, True, "0.2"])
 def test_tapers_that_are_none(taper):
-    with pytest.raises(CosmofieldsError, match="expected a fraction above 0, up to 1, e.g. 0.2"):
+    with pytest.raises(CosmofieldsError, match="expected a fraction above 0, up to 1, e.g. 0.35"):
         power_spectrum(field(noise(8, 8, 8)), taper=taper)
+
+
+@pytest.mark.parametrize("ells", [2, "02", (), (0, 3), (0, 0)])
+def test_other_ells(ells):
+    with pytest.raises(DimensionError, match=r"expected some of 0, 2 and 4, each once"):
+        multipoles(field(noise(8, 8, 8)), ells=ells)
+
+
+def test_edges_and_fields_that_are_no_numbers():
+    a = field(noise(8, 8, 8))
+    with pytest.raises(DimensionError, match="edges='abc'; expected increasing wavenumbers"):
+        power_spectrum(a, edges="abc")
+    with pytest.raises(DimensionError, match="mu_edges='abc'; expected increasing values"):
+        wedges(a, mu_edges="abc")
+    for given in (a + 0j, a.astype(object)):
+        with pytest.raises(DimensionError, match="`density` holds .*; expected real numbers"):
+            power_spectrum(given)
+
+
+def test_two_lines_of_sight_are_a_question():
+    a, b = (field(noise(8, 8, 8, seed=seed), los=los) for seed, los in enumerate("xz"))
+    for statistic in (multipoles, wedges, lambda a, b, **o: spectra(a, b, ells=ELLS, **o)):
+        with pytest.raises(GridMismatchError, match=r"lines of sight, .* and .*: los='"):
+            statistic(a, b)
+        expected = statistic(a.assign_attrs(los="y"), b.assign_attrs(los="y"))
+        xr.testing.assert_identical(statistic(a, b, los="y"), expected)
+        bare = a.drop_attrs().assign_attrs(box_size=100.0)
+        assert statistic(bare, b).attrs["los"] == "z"
+    power_spectrum(a, b)
+    spectra(a, b)
+
+
+def test_a_large_mean_costs_what_is_documented():
+    values = noise(32, 32, 32)
+    expected = power_spectrum(field(values)).power
+    for mean, error in ((100, 3e-5), (1e4, 0.01)):
+        got = power_spectrum(field(values).astype(float) * 0 + values + mean).power
+        assert abs(got / expected - 1).max() < error
+
+
+def test_fields_without_a_name_have_a_title():
+    bare = field(noise(8, 8, 8)).rename(None)
+    for result in (power_spectrum(bare), power_spectrum(bare, bare), spectra(bare, bare)):
+        titles = [value.attrs["long_name"] for value in result.values()]
+        assert not [title for title in titles if "None" in title]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

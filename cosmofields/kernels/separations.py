@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from ..conventions import DimensionError, Grid
+from ..conventions import DimensionError, Grid, numbers
 from .modes import Modes, Waves, unwindow
 
 # A separation on an edge belongs to the bin above, whichever way its r^2 was rounded.
@@ -61,19 +61,22 @@ class LagSums(NamedTuple):
 
 def default_shells(grid: Grid) -> NDArray[np.float64]:
     """Edges in |r|: two cells wide, from half a cell to a third of the shortest side."""
-    cell, side = max(grid.cell_size), min(grid.lengths)
+    side = min(grid.lengths)
+    cell = _cell(grid, side / 2)
     return _steps(cell, cell / 2, side / 3, side / 2)
 
 
 def default_perp(grid: Grid, los: int) -> NDArray[np.float64]:
     """Edges in r_perp: two cells wide, from half a cell to 40 Mpc/h or half a side."""
-    cell, half = max(grid.cell_size), half_sides(grid, los)[0]
+    half = half_sides(grid, los)[0]
+    cell = _cell(grid, half)
     return _steps(cell, cell / 2, min(40.0, half), half)
 
 
 def default_par(grid: Grid, los: int) -> NDArray[np.float64]:
     """Edges in |r_par|: two cells wide, but the first 1.5, from 0 to 40 Mpc/h or half a side."""
-    cell, half = max(grid.cell_size), half_sides(grid, los)[1]
+    half = half_sides(grid, los)[1]
+    cell = _cell(grid, half)
     return np.maximum(_steps(cell, -cell / 2, min(40.0, half), half), 0.0)
 
 
@@ -81,6 +84,14 @@ def half_sides(grid: Grid, los: int) -> tuple[float, float]:
     """Half of the shorter side across the line of sight, and half of that along it."""
     across = min(length for axis, length in enumerate(grid.lengths) if axis != los)
     return across / 2, grid.lengths[los] / 2
+
+
+def _cell(grid: Grid, half: float) -> float:
+    """Longest side of a cell; in a flat box, the longest that is shorter than half the box."""
+    return max(
+        (cell for cell in grid.cell_size if cell < half * (1 - 1e-9)),
+        default=min(grid.cell_size),
+    )
 
 
 def _steps(cell: float, start: float, end: float, half: float) -> NDArray[np.float64]:
@@ -92,7 +103,7 @@ def _steps(cell: float, start: float, end: float, half: float) -> NDArray[np.flo
 
 def check_separations(edges: ArrayLike, half: float, name: str) -> NDArray[np.float64]:
     """Return ``edges`` as an array if they can be edges of bins in separation, up to ``half``."""
-    array = np.asarray(edges, dtype=np.float64)
+    array = numbers(edges)
     if not (
         array.ndim == 1
         and array.size > 1

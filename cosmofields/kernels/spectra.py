@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from ..conventions import DimensionError
+from ..conventions import DimensionError, numbers
 from .modes import Modes, Waves, unwindow
 
 # A mode on an edge belongs to the bin above, whichever way its k^2 was rounded.
@@ -160,7 +160,7 @@ def default_edges(shape: Sequence[int], lengths: Sequence[float]) -> NDArray[np.
 
 def check_edges(edges: ArrayLike) -> NDArray[np.float64]:
     """Return ``edges`` as an array if they can be edges of bins in |k|."""
-    array = np.asarray(edges, dtype=np.float64)
+    array = numbers(edges)
     if not (
         array.ndim == 1
         and array.size > 1
@@ -177,7 +177,7 @@ def check_edges(edges: ArrayLike) -> NDArray[np.float64]:
 
 def check_mu_edges(edges: ArrayLike) -> NDArray[np.float64]:
     """Return ``edges`` as an array if they can be edges of bins in |mu|."""
-    array = np.asarray(edges, dtype=np.float64)
+    array = numbers(edges)
     if not (
         array.ndim == 1
         and array.size > 1

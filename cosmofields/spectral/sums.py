@@ -17,8 +17,11 @@ from ..conventions import (
     CosmofieldsError,
     DimensionError,
     Grid,
+    GridMismatchError,
     NotPeriodicError,
+    attribute,
     canonical,
+    check_los,
     check_same_grid,
     grid_of,
     periodic_grid,
@@ -27,9 +30,11 @@ from ..fourier import sum_modes
 from ..lazy import fits
 
 if TYPE_CHECKING:
+    from ..kernels.modes import Waves
     from ..kernels.spectra import Sums
 
 WINDOWS = ("cic", "cic-aliased")
+ELLS = (0, 2, 4)
 
 
 def _field(field: xr.DataArray) -> xr.DataArray:
@@ -38,6 +43,11 @@ def _field(field: xr.DataArray) -> xr.DataArray:
         raise DimensionError(
             f"`{field.name or 'field'}` has dims {field.dims}; expected (x, y, z) or "
             f"(component, x, y, z): take .isel({extra[0]}=...) or .sum({extra[0]!r}) first"
+        )
+    if field.dtype.kind not in "biuf":
+        raise DimensionError(
+            f"`{field.name or 'field'}` holds {field.dtype}; expected real numbers: take its .real "
+            "or .imag, or .astype('float32')"
         )
     return canonical(field, *(["component"] if "component" in field.dims else []))
 
@@ -60,6 +70,41 @@ def pair(first: xr.DataArray, second: xr.DataArray) -> tuple[xr.DataArray, xr.Da
     return first, second
 
 
+def check_ells(ells: Sequence[int]) -> list[int]:
+    """Return ``ells`` as a list if they are some of 0, 2 and 4, each once."""
+    given = list(ells) if isinstance(ells, Sequence | np.ndarray) else []
+    wanted = [int(ell) for ell in given if ell in ELLS]
+    if not wanted or len(set(wanted)) < len(given):
+        raise DimensionError(
+            f"ells={ells!r}; expected some of 0, 2 and 4, each once, e.g. ells=(0, 2)"
+        )
+    return wanted
+
+
+def los_axis(fields: Sequence[xr.DataArray], los: str | None) -> int:
+    """Axis of the line of sight: ``los``, or what the fields' attributes say.
+
+    Raises
+    ------
+    MissingAttributeError
+        If nothing says it.
+    DimensionError
+        If it is no axis.
+    GridMismatchError
+        If the fields have different ones, and ``los`` does not choose.
+    """
+    if los is None:
+        stated = [field for field in fields if field.attrs.get("los") is not None]
+        named = [check_los(attribute(field, "los")) for field in stated or fields]
+        if len(set(named)) > 1:
+            raise GridMismatchError(
+                f"The fields have different lines of sight, {' and '.join(named)}; to measure "
+                f"both about one: los={named[0]!r}"
+            )
+        los = named[0]
+    return AXES.index(check_los(los))
+
+
 def check_window(window: str | None) -> str | None:
     """Return ``window`` if it is one of :data:`WINDOWS`, or None."""
     if window is not None and window not in WINDOWS:
@@ -76,8 +121,9 @@ def grid_for(field: xr.DataArray, taper: float | None, what: str) -> Grid:
                 "taper=0.35, and the field fades towards the faces of the box"
             )
         return periodic_grid(field, what=what)
-    if isinstance(taper, bool) or not 0 < taper <= 1:
-        raise CosmofieldsError(f"taper={taper!r}; expected a fraction above 0, up to 1, e.g. 0.2")
+    number = not isinstance(taper, bool) and isinstance(taper, int | float | np.number)
+    if not (number and 0 < taper <= 1):
+        raise DimensionError(f"taper={taper!r}; expected a fraction above 0, up to 1, e.g. 0.35")
     return grid_of(field, what=what)
 
 
@@ -89,10 +135,11 @@ def power_sums(
     window: str | None,
     taper: float | None,
     counts: int = 2,
-) -> tuple[Sums, dict[Hashable, Any]]:
+) -> tuple[Sums, dict[Hashable, Any], float]:
     """Sums over the modes of each bin, over components, as powers; and coordinates of the bins.
 
-    ``counts`` of the kernel's rows are those that each component counts anew.
+    ``counts`` of the kernel's rows are those that each component counts anew.  Also the mean of the
+    first field (of a vector, the sum of its components'), which a taper takes out: 0.
     """
     from ..kernels.spectra import Bins, check_edges, default_edges, sums_of
 
@@ -104,7 +151,9 @@ def power_sums(
         parts, mean_square = _tapered(parts, grid, taper)
         scale /= mean_square
     what = "power spectrum"
-    total = sum_modes(list(zip(*parts, strict=True)), grid, partial(kernel, bins=bins), what=what)
+    with_mean = partial(_and_mean, kernel=partial(kernel, bins=bins))
+    *rows, mean = sum_modes(list(zip(*parts, strict=True)), grid, with_mean, what=what)
+    total = np.stack(rows)
     total[:counts] /= len(parts[0])
     total[counts:] *= scale
     if not total[0].any():
@@ -116,7 +165,17 @@ def power_sums(
     if not np.isfinite(total).all():
         raise not_finite(*fields)
     attrs = {"units": "h/Mpc", "long_name": "wavenumber, centre of the bin"}
-    return sums_of(total), bin_coords("k", k_edges, attrs)
+    mean = float(mean.flat[0]) / float(np.prod(grid.shape))
+    return sums_of(total), bin_coords("k", k_edges, attrs), mean
+
+
+def _and_mean(
+    modes: Sequence[NDArray[np.complex64]], w: Waves, *, kernel: Callable[..., NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """What the kernel returns of a strip, and a row of the mode k = 0, of the strip that has it."""
+    sums = kernel(modes, w)
+    zero = float(modes[0][0, 0, 0].real) if w.k[1][0] == 0 else 0.0
+    return np.concatenate([sums, np.full((1, *sums.shape[1:]), zero)])
 
 
 def _tapered(parts: list[list[Any]], grid: Grid, fraction: float) -> tuple[list[list[Any]], float]:
@@ -151,7 +210,8 @@ def _tapered(parts: list[list[Any]], grid: Grid, fraction: float) -> tuple[list[
 def bin_coords(name: str, edges: NDArray[np.float64], attrs: dict[str, str]) -> dict[Hashable, Any]:
     """Coordinates of the centres and edges of bins."""
     bounds = np.stack([edges[:-1], edges[1:]], axis=1)
-    edge_attrs = {"units": attrs["units"], "long_name": "edges of the bin: lower <= value < upper"}
+    # Without units: says CF, they are those of what they bound, and NetCDF drops them.
+    edge_attrs = {"long_name": "edges of the bin: lower <= value < upper"}
     return {
         name: (name, bounds.mean(axis=1), {**attrs, "bounds": f"{name}_bounds"}),
         f"{name}_bounds": ((name, "bound"), bounds, edge_attrs),

@@ -11,7 +11,7 @@ import xarray as xr
 from dask.base import compute
 from numpy.typing import ArrayLike, NDArray
 
-from ..conventions import DimensionError, box_facts, is_lazy, listing
+from ..conventions import DimensionError, is_lazy, listing, numbers, result_facts
 from ..lazy import n_threads
 from ..spectral import pair
 from .chunks import in_common_chunks
@@ -118,7 +118,7 @@ def _counted(
         coords=coords,
         name="cells",
         attrs={
-            **box_facts(fields[-1]),
+            **result_facts(*reversed(fields)),
             "units": "1",
             "long_name": f"{what} of {names}",
             "outside": int(fields[0].size - counts.sum()),
@@ -153,7 +153,7 @@ def _count_block(
 
 
 def _check_edges(edges: ArrayLike, name: str) -> NDArray[np.float64]:
-    array = np.asarray(edges, dtype=np.float64)
+    array = numbers(edges)
     rising = array.ndim == 1 and array.size > 1 and bool((np.diff(array) > 0).all())
     if not (rising and np.isfinite(array).all()):
         raise DimensionError(

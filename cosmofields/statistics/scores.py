@@ -10,7 +10,7 @@ import xarray as xr
 from dask.base import compute
 from numpy.typing import NDArray
 
-from ..conventions import box_facts, canonical, check_same_grid, is_lazy
+from ..conventions import box_facts, canonical, check_same_grid, is_lazy, result_facts
 from ..kernels import cells
 from ..lazy import n_threads
 from ..spectral import not_finite, pair
@@ -65,7 +65,7 @@ def cell_statistics(predicted: xr.DataArray, true: xr.DataArray) -> xr.Dataset:
     result = xr.Dataset(
         {name: (dims, value, attrs) for name, (value, attrs) in values.items()},
         coords={dim: true.coords[dim] for dim in dims if dim in true.coords},
-        attrs=box_facts(true),
+        attrs=result_facts(true, predicted),
     )
     return result.assign(cells=((), np.int64(np.prod(true.shape[-3:])), _NUMBER))
 

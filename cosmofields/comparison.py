@@ -143,12 +143,40 @@ def value_edges(
     return edges
 
 
+def check_datasets(predicted: object, true: object) -> None:
+    """Raise :class:`DimensionError` unless both are Datasets."""
+    for given in (predicted, true):
+        if not isinstance(given, xr.Dataset):
+            raise DimensionError(
+                f"evaluate compares two Datasets, and a {type(given).__name__} was given: "
+                "field.to_dataset(name='density')"
+            )
+
+
+def fact(ds: xr.Dataset, key: str) -> Any:
+    """Box fact of a Dataset; what it does not say, the attributes of a field of it may."""
+    sources = [ds, *(ds[name] for name in COMPARED if name in ds)]
+    return next((obj.attrs[key] for obj in sources if obj.attrs.get(key) is not None), None)
+
+
 def shared_los(predicted: xr.Dataset, true: xr.Dataset) -> str | None:
-    """Line of sight of either Dataset, None if neither says."""
-    for ds in (true, predicted):
-        if ds.attrs.get("los") is not None:
-            return check_los(ds.attrs["los"])
-    return None
+    """Line of sight of either Dataset, None if neither says.
+
+    Raises
+    ------
+    DimensionError
+        If it is no axis.
+    GridMismatchError
+        If they have different ones.
+    """
+    named = [fact(ds, "los") for ds in (true, predicted)]
+    stated = [check_los(los) for los in named if los is not None]
+    if len(set(stated)) > 1:
+        raise GridMismatchError(
+            f"The prediction has the line of sight {named[1]!r}, the truth {named[0]!r}; expected "
+            f"one: predicted.assign_attrs(los={named[0]!r}), if it is so"
+        )
+    return stated[0] if stated else None
 
 
 def shared_fields(predicted: xr.Dataset, true: xr.Dataset) -> dict[str, Pair]:
@@ -180,7 +208,7 @@ def shared_fields(predicted: xr.Dataset, true: xr.Dataset) -> dict[str, Pair]:
             f", the truth {listing(true.data_vars) or 'nothing'}; expected one of "
             f"{listing(COMPARED)} in both"
         )
-    z_predicted, z_true = predicted.attrs.get("redshift"), true.attrs.get("redshift")
+    z_predicted, z_true = fact(predicted, "redshift"), fact(true, "redshift")
     if z_predicted is not None and z_true is not None and abs(z_predicted - z_true) > 1e-4:
         raise GridMismatchError(
             f"The prediction is at redshift {z_predicted}, the truth at {z_true}; "
@@ -207,9 +235,10 @@ def _take(ds: xr.Dataset, name: str) -> xr.DataArray:
     if name in ds:
         field = variable(ds, name)
         return field.assign_attrs({"units": FIELDS[name].units, **field.attrs})
-    product = canonical(variable(ds, "density") * variable(ds, "velocity"), "component")
-    grid = grid_of(product.assign_attrs(box_facts(ds)), what="evaluate")
-    return label("momentum", product.data, grid, box_facts(ds))
+    density, velocity = variable(ds, "density"), variable(ds, "velocity")
+    product = canonical(density * velocity, "component")
+    facts = {**box_facts(density), **box_facts(velocity)}
+    return label("momentum", product.data, grid_of(velocity, what="evaluate"), facts)
 
 
 def in_memory(pairs: Sequence[Pair], n_fields: int) -> list[Pair]:

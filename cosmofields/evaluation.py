@@ -21,14 +21,23 @@ from .comparison import (
     SIZES,
     Measure,
     Row,
+    check_datasets,
     compare,
+    fact,
     pair_makers,
     shared_fields,
     shared_los,
     spacing,
     value_edges,
 )
-from .conventions import COMPONENTS, CONVENTIONS, NotPeriodicError, grid_of, listing
+from .conventions import (
+    COMPONENTS,
+    CONVENTIONS,
+    NotPeriodicError,
+    grid_of,
+    listing,
+    result_facts,
+)
 
 _ALL, _VECTOR, _PARTS = ("field",), ("vector",), ("vector", "component")
 _OWN = "those of the coordinate `units`"
@@ -115,9 +124,10 @@ def evaluate(
         Limits of the 100 bins of a field's values, e.g. ``{"velocity_magnitude": (0, 1500)}``.
         By default they are fixed, so that counts of several boxes add up.
     taper : float, optional
-        For a part of a box (``attrs["periodic"]`` False): where its field is taken to zero for the
-        spectra, see :func:`~cosmofields.spectral.power_spectrum`.  Without derivatives and
-        correlation functions then; :func:`~cosmofields.boxes.evaluate_sub_boxes` has derivatives.
+        Share of each axis over which the fields fade for the spectra, such as 0.35; see
+        :mod:`cosmofields.spectral`.  A result with it has no correlation functions, and of a box
+        that is not periodic (``attrs["periodic"]`` False) no derivatives either;
+        :func:`~cosmofields.boxes.evaluate_sub_boxes` has those.
 
     Returns
     -------
@@ -154,9 +164,10 @@ def evaluate(
           true; the density's bins are its ``value_bounds``.
 
         What belongs to fields that were not compared is absent.  The line of sight is that of
-        either Dataset's ``attrs["los"]``; without one there are no multipoles, no
-        xi(r_perp, r_par) and only l = 0 of xi.  ``attrs`` say what was measured on what:
-        ``box_size``, ``periodic``, ``redshift``, ``los``, ``n_grid``, ``cell_size``.
+        either Dataset's ``attrs["los"]``, or of its fields'; without one there are no multipoles,
+        no xi(r_perp, r_par) and only l = 0 of xi.  ``attrs`` say what was measured on what:
+        ``box_size``, ``periodic`` (0 or 1), ``redshift``, ``los``, ``taper``, ``n_grid``,
+        ``cell_size``.
 
     Raises
     ------
@@ -165,8 +176,8 @@ def evaluate(
     NotPeriodicError
         If a box is not periodic, and no ``taper`` is given.
     GridMismatchError, DimensionError
-        If the grids or redshifts differ, a field does not span its box, or edges or limits are
-        none.
+        If the grids, redshifts or lines of sight differ, a field does not span its box, edges,
+        limits or the taper are none, or what is given is no Dataset.
     CosmofieldsError
         If a field holds NaN or infinity.
 
@@ -188,8 +199,9 @@ def evaluate(
         result.joint.sel(scalar="velocity_divergence", value_bin=50)
     """
     values = value_edges(limits)
+    check_datasets(predicted, true)
     for ds in (predicted, true):
-        if taper is None and not ds.attrs.get("periodic", True):
+        if taper is None and fact(ds, "periodic") in (False, 0):
             raise NotPeriodicError(
                 "evaluate needs a periodic box; attrs['periodic'] is False here. Pass taper=0.35 "
                 "for a part of a box, or evaluate_sub_boxes(predicted, true, size) the whole"
@@ -204,21 +216,30 @@ def evaluate(
         rows[name], shared = compare(p, t, fields.get("density"), how)
         units[name] = str(t.attrs["units"])
     result = assemble(rows, shared, units, how)
-    return result.assign_attrs(facts(predicted, true, next(iter(fields.values()))[1], list(fields)))
+    found = facts(predicted, true, next(iter(fields.values()))[1], list(fields), taper)
+    return result.assign_attrs(found)
 
 
 def facts(
-    predicted: xr.Dataset, true: xr.Dataset, field: xr.DataArray, names: list[str]
+    predicted: xr.Dataset,
+    true: xr.Dataset,
+    field: xr.DataArray,
+    names: list[str],
+    taper: float | None = None,
 ) -> dict[str, Any]:
     """Attributes of a result: what was compared on what."""
-    found = {**predicted.attrs, **{k: v for k, v in true.attrs.items() if v is not None}}
+    stated = [
+        xr.Dataset(attrs={key: fact(ds, key) for key in ("redshift", "los")})
+        for ds in (true, predicted)
+    ]
     grid = grid_of(field, what="evaluate")
+    kept = result_facts(*stated, field)
     return {
         "title": f"prediction against truth: {listing(names)}",
-        **{key: found[key] for key in ("redshift", "los") if found.get(key) is not None},
-        "box_size": field.attrs["box_size"],
-        # A number, for NetCDF has no booleans.
-        "periodic": int(field.attrs.get("periodic", True)),
+        **{key: kept[key] for key in ("redshift", "los") if key in kept},
+        "box_size": kept["box_size"],
+        "periodic": kept.get("periodic", 1),
+        **({} if taper is None else {"taper": float(taper)}),
         "n_grid": list(grid.shape),
         "cell_size": list(grid.cell_size),
         "Conventions": CONVENTIONS,
@@ -277,11 +298,7 @@ def assemble(
     elif "xi_true" in first:
         coords["ell"] = [0]
     counts = ("modes", "k_mean", "pairs", "r_mean")
-    for key, value in shared.items():
-        if key not in counts:
-            coords[key] = value.copy(deep=False)
-            if str(key).endswith("_bounds"):  # they have those of what they bound, says CF
-                coords[key].attrs.pop("units", None)
+    coords |= {key: value for key, value in shared.items() if key not in counts}
     variables: dict[str, Any] = {}
     for key, (dims, long_name, unit) in VARIABLES.items():
         values = [row[key] for row in rows.values() if key in row]

@@ -51,8 +51,9 @@ def universe(box: Path) -> dict[str, xr.Dataset]:
     noise = xr.DataArray(rng.normal(0, 40, true["velocity"].shape), dims=true["velocity"].dims)
     predicted = xr.Dataset(
         {
-            "density": (0.2 + 0.8 * true["density"]).assign_attrs(true["density"].attrs),
-            "velocity": (0.9 * true["velocity"] + noise).assign_attrs(true["velocity"].attrs),
+            # The box facts are the Dataset's alone.
+            "density": (0.2 + 0.8 * true["density"]).assign_attrs(units="1"),
+            "velocity": (0.9 * true["velocity"] + noise).assign_attrs(units="km/s"),
         },
         attrs={**true.attrs, "los": "z", "history": "2026-01-01 made <up>"},
     )

@@ -35,6 +35,7 @@ from ..conventions import (
     check_same_grid,
     listing,
     require_extra,
+    variable,
 )
 from ..correlation import correlations
 from ..evaluation import evaluate
@@ -289,7 +290,7 @@ def _clustering(
     # More than two would hide one another.
     for label, ds in list(versions.items())[:2]:
         if "velocity" in ds:
-            samples[f"moved back, {label}"] = to_real_space(halos, ds["velocity"])
+            samples[f"moved back, {label}"] = to_real_space(halos, variable(ds, "velocity"))
         else:
             missing.append(f"Halos moved back by {label}: it has no velocity.")
     if real is None:

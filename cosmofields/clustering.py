@@ -90,10 +90,10 @@ def clustering(
 
     Trust xi from about five cells up.  A bin has the separations of nodes, over which CIC spreads
     the tracers, and a steep xi is off by that: against counts of all pairs of 81,000 halos of one
-    box, in redshift and real space (cells of 1.17 Mpc/h, default bins), xi_0 is 10 to 13 % low from 0.5 to
-    2.5 cells, 4 % from 2.5 to 4.5, 1.5 % from 4.5 to 6.5, and 0.7 % or less beyond; xi_2 is off by
-    0.17, 0.02, 0.007 and 0.004 or less, xi_4 by 2.6, 0.15, 0.02 and 0.009 or less.  What is at
-    fewer cells needs a finer mesh.  Points at random have no such bias, from half a cell on.
+    box, in redshift and real space (cells of 1.17 Mpc/h, default bins), xi_0 is 10 to 13 % low
+    from 0.5 to 2.5 cells, 4 % from 2.5 to 4.5, 1.5 % from 4.5 to 6.5, and 0.8 % or less beyond;
+    xi_2 is off by 0.17, 0.02, 0.007 and 0.004 or less, xi_4 by 2.6, 0.15, 0.02 and 0.009 or less.
+    What is at fewer cells needs a finer mesh.  Points at random have no such bias.
     """
     listed = isinstance(catalogs, Mapping) and not isinstance(catalogs, xr.Dataset)
     if not (listed and catalogs and all(isinstance(c, xr.Dataset) for c in catalogs.values())):

@@ -217,7 +217,9 @@ def evaluate_sub_boxes(
             cuts = _cut(pair, size, stride)
             rows = rows or [{} for _ in cuts]
             for i, cut in enumerate(cuts):
-                (p, t), *others = in_memory([cut, *density[i : i + 1]], 26)
+                # Of a vector there are no joint counts with the density.
+                beside = [] if "component" in cut[1].dims else density[i : i + 1]
+                (p, t), *others = in_memory([cut, *beside], 26)
                 name = str(t.name)
                 rows[i][name], shared = compare(p, t, others[0] if others else None, how)
         units[name] = str(t.attrs["units"])

@@ -298,7 +298,8 @@ def _lag_sums(
     if not (sums.pairs.any() or sums.pairs_2d.any()):
         raise DimensionError(
             "The edges hold no separation of two nodes of this grid, whose cells are "
-            f"{' x '.join(f'{cell:g}' for cell in grid.cell_size)} Mpc/h: give wider bins"
+            f"{' x '.join(f'{cell:g}' for cell in grid.cell_size)} Mpc/h and whose shortest side "
+            f"is {min(grid.lengths):g} Mpc/h: give wider bins"
         )
     return sums
 

@@ -560,3 +560,37 @@ def test_what_is_no_number(lazy):
     first = field(data).chunk() if lazy else field(data)
     with pytest.raises(CosmofieldsError, match="`density`: NaN or infinity"):
         correlation_function(first)
+
+
+def test_a_flat_box_has_separations_along_its_short_side():
+    values = np.random.default_rng(0).standard_normal((10, 10, 10))
+    got = correlation_function(field(values, (1000.0, 1000.0, 10.0)))
+    centred = values - values.mean()
+    expected = [np.mean(centred * np.roll(centred, lag, axis=2)) for lag in (1, 2)]
+    assert got.pairs.values.tolist() == [4]
+    assert float(got.xi[0]) == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+def test_a_box_of_two_cells_across_says_so():
+    thin = field(np.random.default_rng(0).standard_normal((8, 8, 2)), (80.0, 80.0, 20.0))
+    with pytest.raises(DimensionError, match="no separation .* shortest side is 20 Mpc/h"):
+        correlation_function(thin)
+
+
+def test_two_lines_of_sight_are_a_question():
+    rng = np.random.default_rng(0)
+    a, b = (field(rng.standard_normal((8, 8, 8)), los=los) for los in "xz")
+    for statistic in (correlation_multipoles, correlation_2d, correlations):
+        with pytest.raises(GridMismatchError, match="lines of sight, x and z.*: los='x'"):
+            statistic(a, b)
+        assert statistic(a, b, los="y").attrs["los"] == "y"
+        assert statistic(a.assign_attrs(los=None), b).attrs["los"] == "z"
+    correlation_function(a, b)
+
+
+def test_ells_and_edges_that_are_none():
+    a = field(np.random.default_rng(0).standard_normal((8, 8, 8)))
+    with pytest.raises(DimensionError, match="ells=2; expected some of 0, 2 and 4"):
+        correlation_multipoles(a, ells=2)
+    with pytest.raises(DimensionError, match="edges='abc'; expected increasing separations"):
+        correlation_function(a, edges="abc")

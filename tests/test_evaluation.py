@@ -242,6 +242,30 @@ def test_without_a_line_of_sight(predicted, true):
     np.testing.assert_allclose(blind.xi_true, with_los.xi_true.sel(ell=[0]))
 
 
+def test_facts_of_the_fields_count_where_the_dataset_is_silent(predicted, true, result):
+    """A Dataset made of fields: xr.Dataset({"density": density})."""
+    p, t = (
+        xr.Dataset({name: ds[name].assign_attrs(ds.attrs) for name in ("density", "velocity")})
+        for ds in (predicted, true)
+    )
+    assert not p.attrs
+    got = evaluate(p, t)
+    for key in ("multipoles_true", "xi_2d_predicted"):
+        np.testing.assert_allclose(
+            got[key].sel(field="velocity"), result[key].sel(field="velocity")
+        )
+    facts = ("redshift", "los", "box_size", "periodic")
+    assert {key: got.attrs[key] for key in facts} == {key: result.attrs[key] for key in facts}
+    with pytest.raises(GridMismatchError, match="line of sight 'x', the truth 'z'.*los='z'"):
+        evaluate(predicted.assign_attrs(los="x"), t)
+    later = p.density.assign_attrs(redshift=0.0).to_dataset()
+    with pytest.raises(GridMismatchError, match="at redshift 0.0, the truth at 0.59"):
+        evaluate(later, t)
+    cut = t.density.assign_attrs(periodic=False).to_dataset()
+    with pytest.raises(NotPeriodicError, match="taper=0.35"):
+        evaluate(cut, cut)
+
+
 def test_a_momentum_that_is_not_there_is_made(predicted, true):
     without = true[["density", "velocity"]]
     made = evaluate(predicted, without)
@@ -266,6 +290,7 @@ def test_a_part_of_a_box(true):
     ]  # fmt: skip
     assert "xi_true" not in scores
     assert scores.attrs["periodic"] == 0
+    assert scores.attrs["taper"] == 0.3
     expected = spectral.spectra(part.density, part.density, taper=0.3)
     np.testing.assert_allclose(scores.power_true.sel(field="density"), expected.power_true)
     # With its derivatives if the whole box is tapered.
@@ -437,6 +462,13 @@ def test_errors(predicted, true):
         evaluate(true, true, limits={"velocity": (1, -1)})
     with pytest.raises(DimensionError, match="two numbers"):
         evaluate(true, true, limits={"velocity": 100})
+    with pytest.raises(DimensionError, match=r"compares two Datasets, .* DataArray .*to_dataset"):
+        evaluate(true.density, true)
+    for taper in ("0.2", 2.0):
+        with pytest.raises(
+            DimensionError, match=r"expected a fraction above 0, up to 1, e.g. 0.35"
+        ):
+            evaluate(true[["density"]], true, taper=taper)
     with pytest.raises(DimensionError, match="`density` has dims"):
         evaluate(true.isel(x=0), true)
     broken = true[["density"]].copy(deep=True)

@@ -171,8 +171,17 @@ def test_default_bins_of_a_long_box():
     np.testing.assert_allclose(default_par(grid, 0), cell * np.array([0, 1.5, 3.5]))
 
 
+def test_default_bins_of_a_flat_box():
+    grid = make_grid(10, (1000.0, 1000.0, 10.0))
+    np.testing.assert_allclose(default_shells(grid), [0.5, 2.5])
+    np.testing.assert_allclose(default_perp(grid, 0), [0.5, 2.5, 4.5])
+    np.testing.assert_allclose(default_par(grid, 2), [0, 1.5, 3.5])
+    np.testing.assert_allclose(default_perp(grid, 2), [50, 250])
+
+
 @pytest.mark.parametrize(
-    "edges", [[5.0], [], [[0.0, 1.0]], [-1.0, 1.0], [3.0, 2.0], [1.0, 1.0], [0.0, np.nan], 4.0]
+    "edges",
+    ["abc", None, [5.0], [], [[0.0, 1.0]], [-1.0, 1.0], [3.0, 2.0], [1.0, 1.0], [0.0, np.nan], 4.0],
 )
 def test_edges_that_are_none(edges):
     with pytest.raises(DimensionError, match="r_perp=.*increasing separations in Mpc/h"):

@@ -238,6 +238,8 @@ def test_facts_may_be_on_the_fields(parts, predicted, true):
 def test_errors_of_scoring(predicted, true, no_computes):
     with no_computes(), pytest.raises(DimensionError, match="nearest is 80"):
         evaluate_sub_boxes(predicted.chunk(), true.chunk(), 77)
+    with pytest.raises(DimensionError, match="a DataArray was given"):
+        evaluate_sub_boxes(predicted.density, true.density, 80)
     half = sub_boxes(true, 80)[0]
     with pytest.raises(NotPeriodicError, match="evaluate_sub_boxes needs a periodic box"):
         evaluate_sub_boxes(half, half, 40)

@@ -19,6 +19,7 @@ from ..comparison import (
     Measure,
     Pair,
     Row,
+    check_datasets,
     compare,
     in_memory,
     pair_makers,
@@ -198,6 +199,7 @@ def evaluate_sub_boxes(
     dask's ``temporary_directory`` (or the system's), which is removed afterwards: six components
     at a time at most, four bytes a cell each.  Workers on other machines have to see it.
     """
+    check_datasets(predicted, true)
     predicted, true = (_with_facts(ds) for ds in (predicted, true))
     for ds in (predicted, true):
         check_periodic(ds, what="evaluate_sub_boxes")
@@ -233,8 +235,7 @@ def evaluate_sub_boxes(
         ),
         axis=COMPONENTS,
     )
-    found = facts(predicted, true, cuts[0][1], list(fields))
-    return result.assign_attrs({**found, "taper": float(taper)})
+    return result.assign_attrs(facts(predicted, true, cuts[0][1], list(fields), taper))
 
 
 def _with_facts(ds: xr.Dataset) -> xr.Dataset:

@@ -217,3 +217,12 @@ def test_fields_that_do_not_fit_and_edges_that_are_none():
         joint_distribution(p, vector(noise(3, 4, 4, 4)), edges=LINEAR)
     with pytest.raises(DimensionError, match="expected"):
         histogram(p.expand_dims("mass_bin"), edges=LINEAR)
+
+
+def test_dims_and_edges_that_are_none():
+    a = scalar(noise(4, 4, 4))
+    for dims in (("v", "v"), ("v",)):
+        with pytest.raises(DimensionError, match="expected two different names"):
+            joint_distribution(a, a, edges=[0, 1], dims=dims)
+    with pytest.raises(DimensionError, match="edges='abc'; expected two or more increasing"):
+        histogram(a, edges="abc")

@@ -76,13 +76,15 @@ def joint_distribution(
     Raises
     ------
     DimensionError, GridMismatchError
-        If the fields do not fit, or the edges are no edges.
+        If the fields do not fit, the edges are no edges, or the dims are not two names.
 
     Notes
     -----
     Eager; chunk by chunk for a lazy field.  Counts of several boxes in the same bins add up.
     """
     first, second = pair(first, second)
+    if len(dims) != 2 or len(set(dims)) != 2:
+        raise DimensionError(f"dims={dims!r}; expected two different names")
     bins = (
         _check_edges(edges, "edges"),
         _check_edges(edges if other_edges is None else other_edges, "other_edges"),

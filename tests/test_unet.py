@@ -14,7 +14,15 @@ import torch
 from cosmofields.cli import _parser, config_of
 from cosmofields.conventions import ModelMismatchError, StoreError
 from cosmofields.training import TrainingConfig
-from cosmofields.unet import MODELS, VELOCITY_SCALE, FieldModel, build, load_model, save_model
+from cosmofields.unet import (
+    MODELS,
+    RESIDUAL_SCALE,
+    FieldModel,
+    build,
+    load_model,
+    save_model,
+)
+from cosmofields.unet.models import PaperVector
 
 KEYS = list(MODELS)
 NARROW = {"n_bins": 2, "widths": [4, 4, 4]}
@@ -41,7 +49,7 @@ def card_of(model: FieldModel, architecture: str) -> dict[str, Any]:
 
 def fields(model: FieldModel, n: int = 16) -> torch.Tensor:
     x = torch.rand(1, model.n_in, n, n, n)
-    if model.target == "velocity":
+    if model.is_vector:
         x[:, -3:] = 300 * torch.randn(1, 3, n, n, n)
     return x
 
@@ -62,6 +70,31 @@ def test_residual_models_start_from_the_mean_and_from_linear_theory() -> None:
     with torch.no_grad():
         assert torch.equal(density(x[:, :4]), torch.ones(1, 1, 16, 16, 16))
         assert torch.equal(velocity(x), x[:, -3:])
+
+
+def test_residual_momentum_starts_from_the_product() -> None:
+    momentum = build("residual", "momentum").eval()
+    x = fields(momentum)
+    with torch.no_grad():
+        torch.testing.assert_close(momentum(x), x[:, 4:5] * x[:, 5:])
+
+
+def test_momentum_loss_is_least_at_the_mean() -> None:
+    # Truths that scatter the more the denser the cell; the weights know the inputs alone.
+    model = build("residual", "momentum", **NARROW).eval()
+    rng = np.random.default_rng(0)
+    x = torch.zeros(1, model.n_in, 8, 8, 8)
+    x[:, 2] = torch.from_numpy(rng.choice([0.1, 5.0], (8, 8, 8)))
+    density = x[:, 2:3]
+    noise = torch.from_numpy(rng.gamma(0.5, 2.0, (1, 3, 8, 8, 8))).float()
+    truth = RESIDUAL_SCALE * (1 + density) * noise
+    bias = model.networks[0].final.bias
+    # All cells share one number here: its best value is the mean of the noise, weighed as the loss
+    # weighs it, (1 + density)^2 of the scale over 1 + density; there the loss has no slope.
+    weight = (1 + density) / (1 + density).sum()
+    bias.data = (weight * noise).sum(dim=(0, 2, 3, 4))
+    model.loss(x, truth, 0).backward()
+    assert float(bias.grad.abs().max()) < 1e-4
 
 
 def test_density_is_positive() -> None:
@@ -99,22 +132,24 @@ def test_velocity_loss_leaves_the_margin_out() -> None:
         assert model.loss(x, truth, 3) > 0
 
 
-def test_paper_loss_is_eq_6() -> None:
-    model = narrow("paper", "velocity")
+@pytest.mark.parametrize("target", ["velocity", "momentum"])
+def test_paper_loss_is_eq_6(target: str) -> None:
+    model = narrow("paper", target)
+    assert isinstance(model, PaperVector)
     x = fields(model)
-    truth = VELOCITY_SCALE * torch.randn(1, 3, 16, 16, 16)
+    truth = model.scale * torch.randn(1, 3, 16, 16, 16)
     with torch.no_grad():
         speed, direction = model.magnitude_and_direction(x)
         loss = float(model.loss(x, truth, 0))
         product = model(x)
-    v, t = speed[0, 0].double().numpy(), truth[0].double().numpy() / VELOCITY_SCALE
+    v, t = speed[0, 0].double().numpy(), truth[0].double().numpy() / model.scale
     d = direction[0].double().numpy()
     np.testing.assert_allclose(np.sqrt((d**2).sum(0)), 1, rtol=1e-5)
     size = np.sqrt((t**2).sum(0))
     cosine = (d * t).sum(0) / size
     expected = np.mean(0.25 * (v - size) ** 2 + 0.75 * (1 - cosine))
     assert loss == pytest.approx(expected, rel=1e-5)
-    np.testing.assert_allclose(product[0].numpy(), VELOCITY_SCALE * v * d, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(product[0].numpy(), model.scale * v * d, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("key", [("residual", "density"), ("paper", "density")])

@@ -1,0 +1,26 @@
+"""The networks, what goes into and comes out of them, and the saved model: weights and a card.
+
+Two architectures: ``"paper"`` follows Xiao et al. 2024 (arXiv:2411.11280); ``"residual"``, the
+default, learns what earlier steps miss.  Each has a density model (4 channels of halo density ->
+density), a velocity model (halos, density and linear velocity, 8 channels -> velocity) and a
+momentum model (halos, density and another vector, 8 channels -> momentum).  Models map physical
+fields to physical fields; every scaling is inside, so training and inference cannot disagree about
+it.  The last spatial axis is the line of sight.
+"""
+
+from .models import MODELS, RESIDUAL_SCALE, VELOCITY_SCALE, FieldModel, build
+from .networks import DoubleConv, PaperUNet, ResidualUNet
+from .saved import load_model, save_model
+
+__all__ = [
+    "MODELS",
+    "RESIDUAL_SCALE",
+    "VELOCITY_SCALE",
+    "DoubleConv",
+    "FieldModel",
+    "PaperUNet",
+    "ResidualUNet",
+    "build",
+    "load_model",
+    "save_model",
+]

@@ -372,9 +372,10 @@ def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
 
     Parameters
     ----------
-    path : path of an HDF5 file
-        With ``halos/{Position,Velocity,Mass}``, ``fields/{density,momentum}`` and the attributes
-        box_size, redshift, Omega_m, Omega_b, h, n_s, sigma8.
+    path : path of an HDF5 file or a Zarr store
+        HDF5 with ``halos/{Position,Velocity,Mass}``, ``fields/{density,momentum}`` and the
+        attributes box_size, redshift, Omega_m, Omega_b, h, n_s, sigma8; or a store with the groups
+        ``halos`` and ``true``, as :func:`~cosmofields.simulation.simulate` writes it.
 
     Returns
     -------
@@ -382,18 +383,24 @@ def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
         Catalogue in real space, in memory.
     true : Dataset
         ``density`` (x, y, z), ``velocity`` and ``momentum`` (component, x, y, z); dask-backed, read
-        from the file when computed.  The velocity of a cell without mass is NaN.
+        from the file when computed.  The velocity of a cell without mass is NaN (of a store: what
+        the store holds).
 
     Raises
     ------
     StoreError
-        If the path is no such file, or the file is truncated or incomplete.
+        If the path is no such file or store, or it is truncated or incomplete.
     """
     import h5py
 
     path = Path(path)
+    if path.is_dir():
+        return _open_box_store(path)
     if not path.is_file():
-        raise StoreError(f"No file {str(path)!r}; expected an HDF5 box such as box_101.h5")
+        raise StoreError(
+            f"No file {str(path)!r}; expected an HDF5 box such as box_101.h5, or a store of "
+            "`cosmofields simulate`"
+        )
     try:
         with h5py.File(path, "r") as file:
             wanted = [f"halos/{name}" for name in ("Position", "Velocity", "Mass")]
@@ -427,6 +434,22 @@ def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
     source = {**_provenance(attrs), "file": path.name}
     halos = halos.assign_attrs({"source": source, **step(halos, f"open_box: {path.name}")})
     return halos, _true_fields(path, shape, halos)
+
+
+def _open_box_store(path: Path) -> tuple[xr.Dataset, xr.Dataset]:
+    """As :func:`open_box`, of a Zarr store."""
+    tree = open_store(path)
+    columns, fields = ("position", "velocity", "mass"), ("density", "velocity", "momentum")
+    wanted = [f"halos/{name}" for name in columns] + [f"true/{name}" for name in fields]
+    tree = tree if isinstance(tree, xr.DataTree) else xr.DataTree(tree)
+    there = {f"{node.path}/{name}".lstrip("/") for node in tree.subtree for name in node.data_vars}
+    lacking = [name for name in wanted if name not in there]
+    if lacking:
+        raise StoreError(f"'{path}' is no simulated box: it lacks {listing(lacking)}")
+    halos, true = tree["halos"].to_dataset(), tree["true"].to_dataset()
+    source = {**halos.attrs.get("source", {}), "file": path.name}
+    halos = halos.load().assign_attrs({"source": source, **step(halos, f"open_box: {path.name}")})
+    return halos, true
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Simulated boxes to training samples: prepared stores, crops, and the symmetries of augmentation.
 
-A training box is a Zarr store of the observed halo density and the true fields, one for each line
+A prepared box is a Zarr store of the observed halo density and the true fields, one for each line
 of sight: the three axes of one simulation give three redshift-space skies of the same matter.
 """
 
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,19 +20,30 @@ from numpy.typing import NDArray
 from . import linear
 from .catalog import NUMBER_DENSITY, select, to_redshift_space
 from .conventions import AXES, StoreError, check_filled
-from .inference import axes_to_los_last, model_inputs, run_in_box, turn, vector_channels
+from .inference import Loaded, axes_to_los_last, run_in_box, turn, vector_channels
 from .painting import paint
 from .readers import open_box
 from .store import open_store, write_store
-from .unet import FieldModel
+from .unet import MODELS
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.float32]]
+Files = tuple[Path, Path]
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file, by which two copies of one box are known as one."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file or a store, by which two copies of one box are known as one.
+
+    Of a store the metadata do not count: they say when it was written.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    total = hashlib.sha256()
+    for part in sorted(path.rglob("*")):
+        if part.is_file() and part.name != "zarr.json":
+            total.update(f"{part.relative_to(path)} {file_digest(part)}\n".encode())
+    return total.hexdigest()
 
 
 def prepare_box(
@@ -47,7 +59,7 @@ def prepare_box(
 
     Parameters
     ----------
-    path : path of an HDF5 box, see :func:`~cosmofields.readers.open_box`
+    path : path of an HDF5 box or a Zarr store, see :func:`~cosmofields.readers.open_box`
     folder : directory
         Where the store is written, unless it is there already.  Its name holds a digest of the
         file's content and of the observation, so that no other store is taken for it.
@@ -65,7 +77,8 @@ def prepare_box(
         If the file is no simulated box, or a cell of it holds no matter.
     """
     halos, true = open_box(path)
-    made_of = [file_digest(path), los, [*number_density], weighting, seed]
+    facts = [halos.attrs[key] for key in ("box_size", "redshift", "cosmology")]
+    made_of = [file_digest(path), los, [*number_density], weighting, seed, *facts]
     digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:8]
     out = Path(folder) / f"{Path(path).stem}-{los}-{digest}.zarr"
     if out.exists():
@@ -98,42 +111,31 @@ def prepare_box(
 class BoxSamples(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Random periodic crops of boxes under the 16 symmetries that keep the line of sight.
 
-    Sample ``i`` of epoch ``e`` depends on (seed, e, i) alone, so a resumed run sees what an
-    undisturbed one would have seen.
+    Sample ``(epoch, i)`` depends on these and the seed alone, so a resumed run sees what an
+    undisturbed one would have seen, whatever process makes the crop.
 
     Parameters
     ----------
     boxes : sequence of (inputs, truth)
-        Arrays (channel, x, y, z), the line of sight last.
+        Arrays (channel, x, y, z), the line of sight last, or the files of :func:`cache_box`.  Files
+        are mapped when a crop is first taken: a worker process receives their names alone.
     vector_inputs : int
         How many of the last input channels are components of a vector (0 or 3).
     """
 
     def __init__(
-        self,
-        boxes: Sequence[Arrays],
-        *,
-        vector_inputs: int,
-        crop: int,
-        length: int,
-        seed: int,
-        epoch: int,
+        self, boxes: Sequence[Arrays | Files], *, vector_inputs: int, crop: int, seed: int
     ) -> None:
         self.boxes = boxes
         self.vector_inputs = vector_inputs
         self.crop = crop
-        self.length = length
         self.seed = seed
-        self.epoch = epoch
+        self._mapped: dict[int, Arrays] = {}
 
-    def __len__(self) -> int:
-        """Samples an epoch."""
-        return self.length
-
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and truth (channel, x, y, z) of sample ``i``."""
-        rng = np.random.default_rng((self.seed, self.epoch, i))
-        inputs, truth = self.boxes[int(rng.integers(len(self.boxes)))]
+    def __getitem__(self, which: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and truth (channel, x, y, z) of sample ``(epoch, i)``."""
+        rng = np.random.default_rng((self.seed, *which))
+        inputs, truth = self._arrays(int(rng.integers(len(self.boxes))))
         origin = rng.integers(0, inputs.shape[1:])
         element = rng.integers(16)
         crops = (
@@ -142,6 +144,19 @@ class BoxSamples(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
         )
         x, y = (torch.from_numpy(transform(array, int(element), n)) for array, n in crops)
         return x, y
+
+    def _arrays(self, i: int) -> Arrays:
+        if i not in self._mapped:
+            inputs, truth = (
+                np.asarray(np.load(part, mmap_mode="r")) if isinstance(part, Path) else part
+                for part in self.boxes[i]
+            )
+            self._mapped[i] = inputs, truth
+        return self._mapped[i]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is mapped would be copied into the message to a worker.
+        return {**self.__dict__, "_mapped": {}}
 
 
 def periodic_crop(
@@ -189,26 +204,97 @@ def load_box(
     path: str | Path,
     target: str,
     *,
-    density_model: FieldModel | None = None,
+    inputs: Sequence[str] | None = None,
+    earlier: Mapping[str, Loaded] | None = None,
     bias: Sequence[float] | None = None,
 ) -> Arrays:
     """Inputs and truth (channel, x, y, z) of a training box, the line of sight last.
 
-    For the velocity, the density among the inputs is what ``density_model`` predicts, as it will
-    be in use, and the linear velocity is filtered with ``bias``.
+    Parameters
+    ----------
+    path : path of a store of :func:`prepare_box`
+    target : {"density", "velocity", "momentum"}
+    inputs : sequence of str, optional
+        Of the model, see :class:`~cosmofields.unet.FieldModel`; default: those of ``residual``.
+    earlier : mapping of target to (model, card)
+        The models of the steps before: a density or a velocity among the inputs is what they
+        predict, as it will be in use.
+    bias : sequence of float
+        One a mass bin, for the filter of a linear field among the inputs.
     """
     ds = open_store(path, "/").load()
-    observed = ds[["halo_density"]]
-    density = None
-    if density_model is not None:
-        halos = observed["halo_density"].values
-        predicted = run_in_box(density_model, halos, ds.attrs["los"])
-        density = ds["density"].copy(data=predicted[0])
-    inputs = model_inputs(observed, target, density=density, bias=bias)
-    vector = vector_channels(target)
-    truth = ds[target].values if vector else ds[target].values[None]
-    order = axes_to_los_last(ds.attrs["los"])
+    observed, los = ds[["halo_density"]], ds.attrs["los"]
+    names = MODELS["residual", target].inputs if inputs is None else tuple(inputs)
+    fields: dict[str, xr.DataArray] = {}
+    if "density" in names:
+        network, _ = (earlier or {})["density"]
+        predicted = run_in_box(network, observed["halo_density"].values, los)
+        fields["density"] = ds["density"].copy(data=predicted[0])
+    if "velocity" in names:
+        network, card = (earlier or {})["velocity"]
+        x = field_inputs(observed, network.inputs, fields, bias=card["linear_bias"]["mass_bins"])
+        fields["velocity"] = ds["velocity"].copy(data=run_in_box(network, x, los))
+    x = field_inputs(observed, names, fields, bias=bias)
+    if target == "momentum":
+        truth = ds["velocity"].values * ds["density"].values
+    else:
+        truth = ds[target].values
+    order, vector = axes_to_los_last(los), vector_channels(target)
     return (
-        np.ascontiguousarray(turn(inputs, order, vector), np.float32),
-        np.ascontiguousarray(turn(truth, order, vector), np.float32),
+        np.ascontiguousarray(turn(x, order, vector), np.float32),
+        np.ascontiguousarray(turn(truth if vector else truth[None], order, vector), np.float32),
     )
+
+
+def field_inputs(
+    observed: xr.Dataset,
+    names: Sequence[str],
+    fields: Mapping[str, xr.DataArray],
+    *,
+    bias: Sequence[float] | None,
+) -> NDArray[np.float32]:
+    """Channels (channel, x, y, z) that a model's ``inputs`` name, in the axes of the box.
+
+    Halos come from ``observed``, linear theory from its filter, what earlier steps predicted from
+    ``fields``.
+    """
+    linear_fields: dict[str, xr.DataArray] = {}
+    if "linear_velocity" in names:
+        linear_fields["linear_velocity"] = linear.linear_velocity(observed, bias=bias)
+    if "linear_momentum" in names:
+        theory = linear.linear_theory(observed, bias=bias)
+        linear_fields["linear_momentum"] = theory["momentum"]
+    known = {**fields, **linear_fields, "halo_density": observed["halo_density"]}
+    channels = [known[name].values for name in names]
+    return np.concatenate([array if array.ndim == 4 else array[None] for array in channels])
+
+
+def cache_box(
+    path: str | Path,
+    target: str,
+    *,
+    inputs: Sequence[str],
+    earlier: Mapping[str, Loaded],
+    bias: Sequence[float],
+) -> Files:
+    """Files of what :func:`load_box` gives, beside the store; made unless they are there.
+
+    Crops are then read from mapped files: boxes need not fit into memory together, a resumed run
+    need not run the earlier networks again, and worker processes share their pages.
+    """
+    total = hashlib.sha256(json.dumps([target, [*inputs], [*bias]]).encode())
+    for model, card in earlier.values():
+        total.update(json.dumps(card["linear_bias"]).encode())
+        for value in model.state_dict().values():
+            total.update(value.numpy().tobytes())
+    path = Path(path)
+    stem = f"{path.stem}-{target}-{total.hexdigest()[:8]}"
+    files = path.with_name(f"{stem}.inputs.npy"), path.with_name(f"{stem}.truth.npy")
+    if not all(file.exists() for file in files):
+        arrays = load_box(path, target, inputs=inputs, earlier=earlier, bias=bias)
+        for file, array in zip(files, arrays, strict=True):
+            part = file.with_suffix(".part")
+            with part.open("wb") as handle:
+                np.save(handle, array)
+            part.replace(file)
+    return files

@@ -101,14 +101,21 @@ def _plain_cic(
 
 @pytest.fixture(scope="session")
 def make_box(cosmology: dict[str, float]) -> Callable[..., Path]:
-    """Write a simulated box: ``make_box(path, seed=1, n_grid=32, box_size=75.0)``.
+    """Write a simulated box: ``make_box(path, seed=1, n_grid=32, box_size=75.0)``, and its role.
 
     Zel'dovich-displaced particles, two a cell side; their density and momentum by `plain_cic`;
     halos are particles drawn from the dense cells, 3.8e-3 (h/Mpc)^3.  The default cell size is
     the 2.34 Mpc/h that models are trained for.
     """
 
-    def make(path: Path, *, seed: int = 1, n_grid: int = 32, box_size: float = 75.0) -> Path:
+    def make(
+        path: Path,
+        *,
+        seed: int = 1,
+        n_grid: int = 32,
+        box_size: float = 75.0,
+        role: str = "training",
+    ) -> Path:
         rng = np.random.default_rng(seed)
         n = 2 * n_grid
         displacement = _displacement(rng, n, box_size, rms=2.5)
@@ -147,7 +154,7 @@ def make_box(cosmology: dict[str, float]) -> Callable[..., Path]:
                 particle_mass=particle_mass,
                 seed=seed,
                 linking_length=0.2,
-                role="training",
+                role=role,
                 code="Zel'dovich",
             )
         return path

@@ -1,0 +1,278 @@
+"""The fit: loss, optimiser, schedule, the callbacks, and checkpoints that a kill cannot spoil."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from ..conventions import CosmofieldsError, require_extra
+from ..unet import build
+from .config import TrainingConfig
+from .data import Batch, Loader
+
+# Registers nothing and is needed by everything below: say so at the door.
+lightning: Any = require_extra("pytorch_lightning", "train", "Training")
+callbacks: Any = require_extra("pytorch_lightning.callbacks", "train", "Training")
+loggers: Any = require_extra("pytorch_lightning.loggers", "train", "Training")
+plugins: Any = require_extra("pytorch_lightning.plugins.io", "train", "Training")
+
+
+class Fit(lightning.LightningModule):
+    """Lightning module of one fit: loss, optimiser, schedule.
+
+    Attributes
+    ----------
+    settle_from : int
+        Epoch from which the model settles: that of the configuration, or an earlier one if the
+        main phase was cut short.
+    """
+
+    def __init__(self, config: TrainingConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.settle_from = config.epochs[0]
+        n_bins = len(config.number_density)
+        options = {"n_bins": n_bins, **config.options}
+        self.model = build(config.architecture, config.target, **options)
+
+    def on_train_epoch_start(self) -> None:
+        """Hold the batch norm's averages fixed while the model settles."""
+        if self.current_epoch >= self.settle_from:
+            for module in self.model.modules():
+                if isinstance(module, torch.nn.BatchNorm3d):
+                    module.eval()
+
+    def training_step(self, batch: Batch, _: int) -> torch.Tensor:
+        """Loss of one batch."""
+        loss = self._loss(batch)
+        size = len(batch[0])
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=size)
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Log the loss of the validation crops."""
+        self.log("val_loss", self._loss(batch), batch_size=len(batch[0]))
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        x, truth = batch
+        return self.model.loss(
+            x.contiguous(memory_format=torch.channels_last_3d), truth, self.config.margin
+        )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW under a cosine schedule with warm-up, by step."""
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.config.learning_rate, weight_decay=1e-4
+        )
+        each = self.config.steps_per_epoch
+        planned, settling = (epochs * each for epochs in self.config.epochs)
+        warm = max(1, planned // 20)
+
+        def rate(step: int) -> float:
+            if step < warm:
+                return (step + 1) / warm
+            main = self.settle_from * each
+            if step < main:
+                peak, start, length = 1.0, warm, planned - warm
+            else:
+                peak, start, length = 0.2, main, settling
+            done = (step - start) / max(1, length)
+            return peak * 0.5 * (1 + float(np.cos(np.pi * min(1.0, done))))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep where settling begins."""
+        checkpoint["settle_from"] = self.settle_from
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with a main phase that was cut short."""
+        self.end_main_phase(checkpoint["settle_from"])
+
+    def end_main_phase(self, epoch: int) -> None:
+        """Settle from ``epoch`` on."""
+        self.settle_from = epoch
+        self.trainer.fit_loop.max_epochs = epoch + self.config.epochs[1]
+
+
+class EarlySettling(callbacks.EarlyStopping):
+    """Ends the main phase when the validation loss has stopped falling; settling always runs."""
+
+    def on_validation_end(self, trainer: Any, pl_module: Fit) -> None:
+        """Count the epochs without a lower loss."""
+        if trainer.current_epoch + 1 >= pl_module.settle_from:
+            return
+        super().on_validation_end(trainer, pl_module)
+        if trainer.should_stop:
+            pl_module.end_main_phase(trainer.current_epoch + 1)
+            trainer.should_stop = pl_module.config.epochs[1] == 0
+
+
+class Checkpoints(callbacks.Checkpoint):
+    """Writes one checkpoint after each epoch; the averaged weights of the least loss are in it.
+
+    With a file of their own, a kill between two writes could leave a checkpoint that names weights
+    which are gone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.loss = np.inf
+        self.epoch = -1
+        self.weights: dict[str, torch.Tensor] | None = None
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Fit) -> None:
+        """Write; Lightning calls this after the other callbacks, and after validation."""
+        trainer.save_checkpoint(self.path)
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Fit, checkpoint: dict[str, Any]) -> None:
+        """Take the weights of this epoch if they are better; write the best."""
+        loss = float(trainer.callback_metrics["val_loss"])
+        if loss < self.loss:
+            self.loss, self.epoch = loss, trainer.current_epoch
+            # The moving average, which its callback has put there.
+            self.weights = {
+                name: value.detach().cpu().clone()
+                for name, value in checkpoint["state_dict"].items()
+            }
+        checkpoint["best"] = {"loss": self.loss, "epoch": self.epoch, "weights": self.weights}
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Fit, checkpoint: dict[str, Any]) -> None:
+        """Go on with the best so far."""
+        best = checkpoint["best"]
+        self.loss, self.epoch, self.weights = best["loss"], best["epoch"], best["weights"]
+
+
+class Progress(callbacks.Callback):
+    """A line an epoch: losses, seconds, the share of them spent waiting for crops, time left."""
+
+    def __init__(self, loader: Loader, best: Checkpoints, console: Console) -> None:
+        self.loader = loader
+        self.best = best
+        self.console = console
+        self.first: tuple[int, float] | None = None
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Fit) -> None:
+        """Start the clocks."""
+        self.began = time.perf_counter()
+        self.waited = self.loader.waited
+        if self.first is None:
+            self.first = trainer.current_epoch, self.began
+
+    def on_validation_start(self, trainer: Any, pl_module: Fit) -> None:
+        """Stop the clocks of training."""
+        self.took = time.perf_counter() - self.began
+        self.waited = self.loader.waited - self.waited
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Fit) -> None:
+        """Log the times, and say where the fit is."""
+        steps = pl_module.config.steps_per_epoch
+        pl_module.log("step_seconds", self.took / steps, batch_size=1)
+        pl_module.log("loading_seconds", self.waited / steps, batch_size=1)
+        done, total = trainer.current_epoch + 1, trainer.fit_loop.max_epochs
+        assert self.first is not None
+        epoch, began = self.first
+        left = (time.perf_counter() - began) / (done - epoch) * (total - done)
+        losses = {
+            name: float(trainer.callback_metrics[name]) for name in ("train_loss", "val_loss")
+        }
+        self.console.print(
+            f"{pl_module.config.target}: epoch {done} of {total}"
+            f"{', settling' if done > pl_module.settle_from else ''}, "
+            f"loss {losses['train_loss']:.4g}, validation {losses['val_loss']:.4g}"
+            f"{'' if losses['val_loss'] < self.best.loss else f' (least {self.best.loss:.4g})'}, "
+            f"{self.took / steps:.3g} s a step, {self.waited / self.took:.0%} of it loading, "
+            f"{_duration(left)} left",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+class AtomicCheckpoint(plugins.TorchCheckpointIO):
+    """Writes beside the checkpoint, then renames: a kill leaves the old one or the new one."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write ``path`` in one piece."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        with part.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's own account of devices and restarts held back: the line an epoch says it."""
+    log = logging.getLogger("pytorch_lightning")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def run_fit(fit: Fit, data: tuple[Loader, Loader], out: Path, progress: bool) -> float:
+    """Fit, or go on with a fit; leave the best averaged weights in ``fit``; return their loss."""
+    config = fit.config
+    last, logs = out / f"{config.target}-checkpoints" / "last.ckpt", f"{config.target}-log"
+    best = Checkpoints(last)
+    followers: list[Any] = [callbacks.EMAWeightAveraging(decay=config.ema_decay), best]
+    if config.patience:
+        followers.append(
+            EarlySettling("val_loss", patience=config.patience, check_on_train_epoch_end=False)
+        )
+    followers.append(Progress(data[0], best, Console(stderr=True, quiet=not progress)))
+    written = [loggers.CSVLogger(out, name=logs)]
+    if find_spec("tensorboard") or find_spec("tensorboardX"):
+        written.append(loggers.TensorBoardLogger(out, name=f"{config.target}-tensorboard"))
+    fit.to(memory_format=torch.channels_last_3d)
+    with _quiet():
+        trainer = lightning.Trainer(
+            max_epochs=sum(config.epochs),
+            devices=1,
+            precision=config.precision,
+            gradient_clip_val=1.0,
+            num_sanity_val_steps=0,
+            log_every_n_steps=config.steps_per_epoch,
+            logger=written,
+            callbacks=followers,
+            plugins=[AtomicCheckpoint()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(fit, *data, ckpt_path=str(last) if last.exists() else None)
+    if best.weights is None:
+        raise CosmofieldsError(
+            f"The {config.target} fit gave no finite validation loss, and no model was saved; "
+            f"its curve is in {str(out / logs)!r}. Try a lower learning rate."
+        )
+    fit.load_state_dict(best.weights)
+    return best.loss

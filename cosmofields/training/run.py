@@ -1,0 +1,236 @@
+"""A model from boxes: what may be trained on, the steps up to the fit, and the card."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..conventions import AXES, CosmofieldsError, ModelMismatchError, listing, periodic_grid
+from ..inference import Loaded, track
+from ..readers import open_box
+from ..samples import cache_box, file_digest, prepare_box
+from ..store import open_store
+from ..unet import load_model, save_model
+from .config import TrainingConfig, command
+from .data import loaders
+from .fit import Fit, lightning, run_fit
+
+
+def train(
+    config: TrainingConfig,
+    boxes: Sequence[str | Path],
+    validation: Sequence[str | Path],
+    out: str | Path,
+    *,
+    density_model: str | Path = "default",
+    workers: int = 0,
+    progress: bool = True,
+) -> Path:
+    """Train one model on simulated boxes; run the same call again to resume.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    boxes, validation : paths of HDF5 boxes or Zarr stores
+        As :func:`~cosmofields.readers.open_box` reads them.  Training boxes are observed along all
+        three axes, validation boxes along z.  The weights kept are those of the epoch with the
+        least validation loss.
+    out : directory
+        Gets the prepared boxes, the checkpoint, the learning curve (``TARGET-log/``; also for
+        TensorBoard, if that is installed), and the model: ``TARGET.safetensors`` and
+        ``TARGET.json``.
+    density_model : path or ``"default"``
+        Directory of the models of the earlier steps, whose predictions this one will see: the
+        density for a velocity; both for the momentum of ``residual``.
+    workers : int
+        Processes that make crops.  One thread always does, ahead of the step; on a GPU whose steps
+        are shorter than it takes to make a crop, processes help.  They change no number.
+    progress : bool
+        Say what is being done: a line an epoch.
+
+    Returns
+    -------
+    Path
+        The model's card.
+
+    Raises
+    ------
+    CosmofieldsError
+        Before anything is written: for a configuration that cannot work, boxes that differ in
+        kind, a box that serves both purposes or has another role, or an ``out`` that holds another
+        run.
+    """
+    out = Path(out)
+    # Before the network is made: its first weights are drawn here.
+    lightning.seed_everything(config.seed, verbose=False)
+    fit = Fit(config)
+    trained_for = _check(fit, boxes, validation)
+    earlier = _earlier(fit, density_model)
+    _remember(config, boxes, validation, out)
+
+    wanted = [(path, los) for path in boxes for los in AXES] + [(path, "z") for path in validation]
+    stores = [
+        prepare_box(
+            path,
+            out / "boxes",
+            los=los,
+            number_density=config.number_density,
+            weighting=config.weighting,
+        )
+        for path, los in track(wanted, progress, "observing the boxes")
+    ]
+    n_train = len(boxes) * len(AXES)
+    observed = [open_store(path, "/")["halo_density"].attrs for path in stores[:n_train]]
+    bias = {
+        key: np.mean([attrs["linear_bias"][key] for attrs in observed], axis=0).tolist()
+        for key in observed[0]["linear_bias"]
+    }
+    trained_for |= {key: observed[0][key] for key in ("number_density", "weighting", "space")}
+    files = [
+        cache_box(
+            path,
+            config.target,
+            inputs=fit.model.inputs,
+            earlier=earlier,
+            bias=bias["mass_bins"],
+        )
+        for path in track(stores, progress, "loading the boxes")
+    ]
+    data = loaders(config, files[:n_train], files[n_train:], workers)
+    score = run_fit(fit, data, out, progress)
+    card = {
+        "name": f"{config.architecture}-{config.target}",
+        "target": config.target,
+        "architecture": {"name": config.architecture, "options": fit.model.options},
+        "inputs": list(fit.model.inputs),
+        "parameters": sum(p.numel() for p in fit.model.parameters()),
+        "trained_for": trained_for,
+        "linear_bias": bias,
+        "training": {
+            "command": command(config, boxes, validation),
+            "config": asdict(config),
+            "boxes": [Path(path).name for path in boxes],
+            "lines_of_sight": list(AXES),
+            "validation": [Path(path).name for path in validation],
+            "validation_loss": score,
+            **{f"{target}_model": card["name"] for target, (_, card) in earlier.items()},
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "pytorch_lightning": lightning.__version__,
+            },
+        },
+        "scores": {},
+    }
+    return save_model(fit.model, card, out)
+
+
+def _earlier(fit: Fit, directory: str | Path) -> dict[str, Loaded]:
+    """Models that predict inputs of this one; they must have seen the same halos."""
+    targets: list[str] = [name for name in ("density", "velocity") if name in fit.model.inputs]
+    loaded = {target: load_model(target, directory) for target in targets}
+    wanted = {
+        "number_density": list(fit.config.number_density),
+        "weighting": fit.config.weighting,
+    }
+    for target, (_, card) in loaded.items():
+        saw = {key: card["trained_for"][key] for key in wanted}
+        if saw != wanted:
+            raise ModelMismatchError(
+                f"The {target} model in {str(directory)!r} was trained on {saw}, and this one is "
+                f"to be on {wanted}: train a {target} model on the same halos first"
+            )
+    return loaded
+
+
+def _check(
+    fit: Fit, boxes: Sequence[str | Path], validation: Sequence[str | Path]
+) -> dict[str, Any]:
+    """Refuse what cannot be trained; return what the boxes have in common."""
+    config, coarsest = fit.config, fit.model.coarsest
+    if config.crop % coarsest or config.crop <= 2 * config.margin or config.margin < 0:
+        raise CosmofieldsError(
+            f"crop={config.crop}, margin={config.margin}; expected a crop that is a multiple of "
+            f"{coarsest} cells, the network's coarsest, and more than twice the margin"
+        )
+    least = {
+        "steps": 1,
+        "settle_steps": 0,
+        "steps_per_epoch": 1,
+        "batch_size": 1,
+        "patience": 0,
+    }
+    given = {key: getattr(config, key) for key in least}
+    if wrong := [f"{key}={value}" for key, value in given.items() if value < least[key]]:
+        expected = listing(f"{key} >= {value}" for key, value in least.items())
+        raise CosmofieldsError(f"{listing(wrong)}; expected {expected}")
+    if not boxes or not validation:
+        raise CosmofieldsError("Name at least one box to train on, and one to validate on")
+    facts: dict[str, dict[str, Any]] = {}
+    seeds: dict[tuple[Any, ...], tuple[str, str]] = {}
+    uses = [(path, "training") for path in boxes] + [(path, "validation") for path in validation]
+    for path, use in uses:
+        halos, true = open_box(path)
+        source = halos.attrs["source"]
+        role = source.get("role")
+        if role == "test":
+            raise CosmofieldsError(f"{str(path)!r} calls itself a test box: it may choose nothing")
+        if role not in (None, use):
+            raise CosmofieldsError(
+                f"{str(path)!r} calls itself a {role} box; it was given for {use}"
+            )
+        facts[str(path)] = {
+            "cell_size": round(max(periodic_grid(true).cell_size), 4),
+            "redshift": halos.attrs["redshift"],
+            "cosmology": halos.attrs["cosmology"],
+        }
+        if "seed" in source:
+            # One realization, though its files may differ.
+            made = (source.get("code"), source["seed"], str(halos.attrs["box_size"]))
+            other, other_use = seeds.setdefault(made, (str(path), use))
+            if other_use != use:
+                raise CosmofieldsError(
+                    f"{other!r} and {str(path)!r} are one box, by code, seed and size "
+                    f"({listing(map(str, made))}): it serves as both"
+                )
+    if {file_digest(path) for path in boxes} & {file_digest(path) for path in validation}:
+        raise CosmofieldsError(
+            f"boxes={listing(boxes)}, validation={listing(validation)}: one file serves as both"
+        )
+    first, *others = facts.values()
+    if any(other != first for other in others):
+        raise CosmofieldsError(f"The boxes differ in kind: {facts}; expected one kind in all")
+    return first
+
+
+def _remember(
+    config: TrainingConfig,
+    boxes: Sequence[str | Path],
+    validation: Sequence[str | Path],
+    out: Path,
+) -> None:
+    """Keep in ``out`` what this run is, or check that it is the run to resume."""
+    path = out / f"{config.target}-run.json"
+    run = {
+        "config": asdict(config),
+        "boxes": [file_digest(box) for box in boxes],
+        "validation": [file_digest(box) for box in validation],
+    }
+    text = json.dumps(run, indent=2)
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(text + "\n")
+        part.replace(path)
+    elif json.loads(path.read_text()) != json.loads(text):
+        raise CosmofieldsError(
+            f"{str(out)!r} holds a {config.target} run of another configuration or of other boxes "
+            f"({path.name}): give the same ones to resume it, or another --out"
+        )

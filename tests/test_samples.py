@@ -1,0 +1,138 @@
+"""Training boxes: prepared stores, samples, the symmetries of augmentation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from cosmofields.samples import (
+    BoxSamples,
+    cache_box,
+    file_digest,
+    load_box,
+    periodic_crop,
+    prepare_box,
+    transform,
+)
+from cosmofields.store import open_store
+from cosmofields.unet import build
+
+
+def gradient(f: np.ndarray) -> np.ndarray:
+    return np.stack([(np.roll(f, -1, a) - np.roll(f, 1, a)) / 2 for a in range(3)])
+
+
+def test_symmetries_turn_vectors_with_the_axes() -> None:
+    # The gradient of the transformed field is the transformed gradient: tells every sign and swap.
+    f = np.random.default_rng(0).standard_normal((6, 6, 4)).astype(np.float32)
+    both = np.concatenate([f[None], gradient(f)])
+    seen = set()
+    for element in range(16):
+        moved = transform(both, element, 3)
+        np.testing.assert_allclose(moved[1:], gradient(moved[0]), atol=1e-6)
+        seen.add(moved[0].tobytes())
+        assert moved.flags.c_contiguous
+    assert len(seen) == 16
+
+
+def test_symmetries_keep_the_line_of_sight() -> None:
+    z = np.broadcast_to(np.arange(4.0, dtype=np.float32), (1, 4, 4, 4))
+    for element in range(16):
+        moved = transform(z, element, 0)
+        assert (np.ptp(moved, axis=(0, 1, 2)) == 0).all()
+
+
+def test_symmetry_leaves_its_input_alone() -> None:
+    f = np.ones((3, 4, 4, 4), np.float32)
+    transform(f, 15, 3)
+    assert (f == 1).all()
+
+
+def test_periodic_crop() -> None:
+    n = 8
+    x, y, z = np.meshgrid(*[np.arange(n)] * 3, indexing="ij")
+    array = (100 * x + 10 * y + z)[None].astype(np.float32)
+    crop = periodic_crop(array, (6, 7, 3), 4)
+    assert crop.shape == (1, 4, 4, 4)
+    assert crop[0, 2, 1, 0] == 100 * 0 + 10 * 0 + 3
+    for axis, size in enumerate((100, 10, 1)):
+        steps = np.diff(crop[0], axis=axis)
+        assert set(np.unique(steps)) <= {size, size - n * size}
+
+
+def test_samples_depend_on_seed_epoch_and_index_alone() -> None:
+    rng = np.random.default_rng(0)
+    boxes = [
+        (rng.random((8, 16, 16, 16), np.float32), rng.random((3, 16, 16, 16), np.float32))
+        for _ in range(2)
+    ]
+
+    def sample(epoch: int, i: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        return BoxSamples(boxes, vector_inputs=3, crop=8, seed=seed)[epoch, i]
+
+    x, y = sample(2, 0)
+    assert x.shape == (8, 8, 8, 8)
+    assert y.shape == (3, 8, 8, 8)
+    assert torch.equal(sample(2, 0)[0], x)
+    for other in (sample(2, 1), sample(2, 0, seed=2), sample(3, 0)):
+        assert not torch.equal(other[0], x)
+
+
+def test_prepared_box(box_file: Path, tmp_path: Path) -> None:
+    path = prepare_box(box_file, tmp_path, los="y")
+    ds = open_store(path)
+    assert set(ds) == {"halo_density", "density", "velocity"}
+    assert ds.attrs["los"] == "y"
+    bias = ds["halo_density"].attrs["linear_bias"]
+    assert len(bias["mass_bins"]) == 4
+    assert len(bias["all_by_number"]) == 1
+    stamp = (path / "zarr.json").stat().st_mtime_ns
+    assert prepare_box(box_file, tmp_path, los="y") == path
+    assert (path / "zarr.json").stat().st_mtime_ns == stamp
+    # Another observation, or another file of the same name, is another store.
+    assert prepare_box(box_file, tmp_path, los="y", weighting="number") != path
+
+
+def test_preparing_resumes_after_a_kill(box_file: Path, tmp_path: Path) -> None:
+    path = prepare_box(box_file, tmp_path)
+    whole = open_store(path).load()
+    root = path / "zarr.json"
+    meta = json.loads(root.read_text())
+    meta["attributes"]["complete"] = False
+    root.write_text(json.dumps(meta))
+    assert prepare_box(box_file, tmp_path) == path
+    xr.testing.assert_equal(open_store(path).load(), whole)
+
+
+def test_two_files_of_one_name_are_two_boxes(
+    make_box: Callable[..., Path], box_file: Path, tmp_path: Path
+) -> None:
+    other = make_box(tmp_path / box_file.name, seed=5)
+    assert prepare_box(box_file, tmp_path) != prepare_box(other, tmp_path)
+
+
+def test_loaded_box_has_the_line_of_sight_last(box_file: Path, tmp_path: Path) -> None:
+    density = build("residual", "density", widths=[4, 4, 4]).eval()
+    bias = [2.0, 1.5, 1.2, 1.1]
+    earlier = {"density": (density, {})}
+    with h5py.File(box_file) as file:
+        rho = file["fields/density"][:]
+        momentum = file["fields/momentum"][:]
+    for los, order in (("x", (1, 2, 0)), ("y", (2, 0, 1)), ("z", (0, 1, 2))):
+        store = prepare_box(box_file, tmp_path, los=los)
+        inputs, truth = load_box(store, "velocity", earlier=earlier, bias=bias)
+        assert inputs.shape == (8, *rho.shape)
+        expected = (momentum / rho)[list(order)].transpose(0, *(1 + axis for axis in order))
+        np.testing.assert_allclose(truth, expected, rtol=1e-5, atol=1e-3)
+        # Linear velocity among the inputs points where the true one does.
+        for linear, true in zip(inputs[5:], truth, strict=True):
+            assert np.corrcoef(linear.ravel(), true.ravel())[0, 1] > 0.2
+        inputs, truth = load_box(store, "density")
+        np.testing.assert_allclose(truth[0], rho.transpose(order), rtol=1e-5)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -293,7 +294,7 @@ def cache_box(
     if not all(file.exists() for file in files):
         arrays = load_box(path, target, inputs=inputs, earlier=earlier, bias=bias)
         for file, array in zip(files, arrays, strict=True):
-            part = file.with_suffix(".part")
+            part = file.with_suffix(f".{uuid.uuid4().hex}.part")  # runs may share the folder
             with part.open("wb") as handle:
                 np.save(handle, array)
             part.replace(file)

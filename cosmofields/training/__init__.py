@@ -6,7 +6,7 @@ Needs the extra ``train`` (PyTorch Lightning).
 from .config import KEYS, TrainingConfig, TrainingRun, read_run
 from .data import EpochSampler, Loader, loaders
 from .fit import AtomicCheckpoint, Fit, run_fit
-from .run import train
+from .run import check_run, train
 
 __all__ = [
     "KEYS",
@@ -16,6 +16,7 @@ __all__ = [
     "Loader",
     "TrainingConfig",
     "TrainingRun",
+    "check_run",
     "loaders",
     "read_run",
     "run_fit",

@@ -101,18 +101,21 @@ def loaders(
 ) -> tuple[Loader, Loader]:
     """Crops of the training boxes, new ones each epoch, and fixed ones of the validation boxes."""
 
-    def samples(of: Sequence[Arrays | Files]) -> BoxSamples:
+    def samples(of: Sequence[Arrays | Files], seed: int) -> BoxSamples:
         return BoxSamples(
             of,
             vector_inputs=vector_channels(config.target),
             crop=config.crop,
-            seed=config.seed,
+            seed=seed,
         )
 
     length = config.steps_per_epoch * config.batch_size
     train = Loader(
-        samples(boxes), EpochSampler(length), batch_size=config.batch_size, workers=workers
+        samples(boxes, config.seed),
+        EpochSampler(length),
+        batch_size=config.batch_size,
+        workers=workers,
     )
-    # A few crops, once an epoch: the thread is enough.
+    # The same for every seed, so that runs compare; few, once an epoch: the thread is enough.
     chosen = EpochSampler(VALIDATION_CROPS, fixed=0)
-    return train, Loader(samples(validation), chosen, batch_size=config.batch_size)
+    return train, Loader(samples(validation, 0), chosen, batch_size=config.batch_size)

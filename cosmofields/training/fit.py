@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -239,7 +239,9 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def run_fit(fit: Fit, data: tuple[Loader, Loader], out: Path, progress: bool) -> float:
+def run_fit(
+    fit: Fit, data: tuple[Loader, Loader], out: Path, progress: bool, extra: Sequence[Any] = ()
+) -> float:
     """Fit, or go on with a fit; leave the best averaged weights in ``fit``; return their loss."""
     config = fit.config
     last, logs = out / f"{config.target}-checkpoints" / "last.ckpt", f"{config.target}-log"
@@ -263,7 +265,7 @@ def run_fit(fit: Fit, data: tuple[Loader, Loader], out: Path, progress: bool) ->
             num_sanity_val_steps=0,
             log_every_n_steps=config.steps_per_epoch,
             logger=written,
-            callbacks=followers,
+            callbacks=[*followers, *extra],
             plugins=[AtomicCheckpoint()],
             enable_progress_bar=False,
             enable_model_summary=False,

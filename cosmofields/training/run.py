@@ -31,6 +31,8 @@ def train(
     *,
     density_model: str | Path = "default",
     workers: int = 0,
+    prepared: str | Path | None = None,
+    extra: Sequence[Any] = (),
     progress: bool = True,
 ) -> Path:
     """Train one model on simulated boxes; run the same call again to resume.
@@ -52,6 +54,10 @@ def train(
     workers : int
         Processes that make crops.  One thread always does, ahead of the step; on a GPU whose steps
         are shorter than it takes to make a crop, processes help.  They change no number.
+    prepared : directory, optional
+        Of the prepared boxes, for several runs to share; default: ``out/boxes``.
+    extra : sequence of Lightning callbacks
+        That follow the fit too, e.g. to stop it.
     progress : bool
         Say what is being done: a line an epoch.
 
@@ -71,7 +77,7 @@ def train(
     # Before the network is made: its first weights are drawn here.
     lightning.seed_everything(config.seed, verbose=False)
     fit = Fit(config)
-    trained_for = _check(fit, boxes, validation)
+    trained_for = check_run(fit, boxes, validation)
     earlier = _earlier(fit, density_model)
     _remember(config, boxes, validation, out)
 
@@ -79,7 +85,7 @@ def train(
     stores = [
         prepare_box(
             path,
-            out / "boxes",
+            prepared or out / "boxes",
             los=los,
             number_density=config.number_density,
             weighting=config.weighting,
@@ -104,7 +110,7 @@ def train(
         for path in track(stores, progress, "loading the boxes")
     ]
     data = loaders(config, files[:n_train], files[n_train:], workers)
-    score = run_fit(fit, data, out, progress)
+    score = run_fit(fit, data, out, progress, extra)
     card = {
         "name": f"{config.architecture}-{config.target}",
         "target": config.target,
@@ -150,7 +156,7 @@ def _earlier(fit: Fit, directory: str | Path) -> dict[str, Loaded]:
     return loaded
 
 
-def _check(
+def check_run(
     fit: Fit, boxes: Sequence[str | Path], validation: Sequence[str | Path]
 ) -> dict[str, Any]:
     """Refuse what cannot be trained; return what the boxes have in common."""

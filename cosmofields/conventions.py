@@ -90,6 +90,8 @@ FIELDS: Mapping[str, Field] = {
     "density": Field(AXES, "1", "matter density over its mean, 1 + delta"),
     "velocity": Field(("component", *AXES), "km/s", "peculiar velocity"),
     "momentum": Field(("component", *AXES), "km/s", "momentum (1 + delta) v"),
+    "density_error": Field(AXES, "1", "standard deviation of the density, which is lognormal"),
+    "velocity_error": Field(("component", *AXES), "km/s", "standard deviation of the velocity"),
 }
 CATALOG_FIELDS: Mapping[str, Field] = {
     "position": Field(("halo", "component"), "Mpc/h", "comoving position"),

@@ -66,7 +66,7 @@ def same_padded(model: FieldModel, inputs: NDArray[np.float32], halo: int) -> ND
 def test_valid_convolutions_are_the_padded_ones_inside(
     target: str, widths: tuple[int, ...], halo: int, slab: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "SLAB_BYTES", slab)
+    monkeypatch.setattr(engine.networks, "SLAB_BYTES", slab)
     model = random_model("residual", target, widths)
     inputs = fields(model, tuple(n + 2 * halo for n in (8, 16, 8)))
     got = engine.run_tile(model, inputs, halo, "cpu", "float32")
@@ -96,9 +96,9 @@ def test_halo_is_exactly_what_is_needed(target: str) -> None:
 def test_slabs_change_rounding_only(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("residual", "velocity")
     inputs = fields(model, (68, 60, 60))
-    monkeypatch.setattr(engine, "SLAB_BYTES", 10**9)
+    monkeypatch.setattr(engine.networks, "SLAB_BYTES", 10**9)
     whole = engine.run_tile(model, inputs, 22, "cpu", "float32")
-    monkeypatch.setattr(engine, "SLAB_BYTES", 1)
+    monkeypatch.setattr(engine.networks, "SLAB_BYTES", 1)
     slabs = engine.run_tile(model, inputs, 22, "cpu", "float32")
     assert np.abs(slabs - whole).max() < 1e-6 * np.abs(whole).max()
 
@@ -208,9 +208,11 @@ def test_a_pass_takes_the_threads_of_its_worker(monkeypatch: pytest.MonkeyPatch)
     inputs = fields(model, (48, 48, 48))
     before = torch.get_num_threads()
     seen = []
-    forward = engine._double
+    forward = engine.networks._double
     monkeypatch.setattr(
-        engine, "_double", lambda *a: (seen.append(torch.get_num_threads()), forward(*a))[1]
+        engine.networks,
+        "_double",
+        lambda *a: (seen.append(torch.get_num_threads()), forward(*a))[1],
     )
     try:
         for n in (1, 2):
@@ -267,7 +269,7 @@ def test_work_is_that_of_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("conv3d", "conv_transpose3d"):
         function = getattr(torch.nn.functional, name)
-        monkeypatch.setattr(engine.F, name, counting(function))
+        monkeypatch.setattr(engine.networks.F, name, counting(function))
     engine.run_tile(model, fields(model, (76, 60, 52)), 22, "cpu", "float32")
     assert counted == pytest.approx(prepared.work((32, 16, 8), (1, 1, 1)), rel=0.02)
 

@@ -292,8 +292,13 @@ def interlace(modes: Sequence[Modes], w: Waves, *, cell_size: Sequence[float]) -
     _interlace(modes[0], modes[1], *phases)
 
 
+def scale(modes: Sequence[Modes], w: Waves, table: NDArray[np.float32]) -> None:
+    """Write g(k) f over f, which keeps its mean; ``table`` of g from :func:`power_table`."""
+    _scale(modes[0], *w.squares(), table)
+
+
 def power_table(power: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float32]:
-    """Table (TABLE_SIZE,) of ``power(k)`` for :func:`wiener`, within 5e-6 of it."""
+    """Table (TABLE_SIZE,) of ``power(k)`` for :func:`wiener` and the like, within 5e-6 of it."""
     nodes = (np.arange(_FIRST, _LAST + 1, dtype=np.int32) << _SHIFT).view(np.float32)
     return power(np.sqrt(nodes.astype(np.float64))).astype(np.float32)
 
@@ -375,3 +380,14 @@ def _wiener(a, b, kx2, ky2, kz2, los, f, noise, table, mean):  # type: ignore[no
                     top * (a[i, j, m].real + tilt * b[i, j, m].real),
                     top * (a[i, j, m].imag + tilt * b[i, j, m].imag),
                 )
+
+
+@njit(f"void({_M}, {_K}, {_K}, {_K}, float32[:])", nogil=True, cache=True)
+def _scale(f, kx2, ky2, kz2, table):  # type: ignore[no-untyped-def]
+    for i in range(f.shape[0]):
+        for j in range(f.shape[1]):
+            row2 = kx2[i] + ky2[j]
+            for m in range(f.shape[2]):
+                k2 = row2 + kz2[m]
+                if k2 > 0:
+                    f[i, j, m] *= np.float32(_power(k2, table))

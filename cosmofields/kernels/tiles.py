@@ -27,7 +27,9 @@ class TilePlan:
     nbytes : int
         Peak memory of one pass, its input included.
     cost : float
-        Work with the halos over work without.
+        Work with the halos over work without, of a single pass.
+    symmetries : int
+        Passes a tile, which are averaged.
     """
 
     shape: tuple[int, int, int]
@@ -36,6 +38,7 @@ class TilePlan:
     precision: str
     nbytes: int
     cost: float
+    symmetries: int = 1
 
     @property
     def windows(self) -> list[Window]:
@@ -52,6 +55,7 @@ class TilePlan:
         return (
             f"{len(self.windows)} tiles of up to {sides} cells, {self.nbytes / 1e9:.2f} GB each, "
             f"{self.cost:.2f} x the work of one without halos, {self.precision}"
+            + (f", under {self.symmetries} symmetries" if self.symmetries > 1 else "")
         )
 
 

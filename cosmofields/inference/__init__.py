@@ -1,0 +1,24 @@
+"""A saved model over a box: what it sees, how it runs, and the fields that come of it."""
+
+from ..engine import vector_channels
+from .fields import Loaded, predict, predict_density, predict_velocity
+from .inputs import Bias, check_box, model_inputs
+from .measuring import calibrate
+from .running import apply_model, axes_to_los_last, run_in_box, track, turn
+
+__all__ = [
+    "Bias",
+    "Loaded",
+    "apply_model",
+    "axes_to_los_last",
+    "calibrate",
+    "check_box",
+    "model_inputs",
+    "predict",
+    "predict_density",
+    "predict_velocity",
+    "run_in_box",
+    "track",
+    "turn",
+    "vector_channels",
+]

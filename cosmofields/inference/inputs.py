@@ -1,0 +1,123 @@
+"""What a model sees of a box, and whether the box is one that it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..conventions import (
+    AXES,
+    ModelMismatchError,
+    check_same_grid,
+    listing,
+    periodic_grid,
+    variable,
+)
+from ..cosmology import as_cosmology, cosmology_of, redshift_of
+from ..linear import linear_velocity
+
+Bias = float | Sequence[float]
+# Beyond these relative differences a box is not what the model was trained for.
+TOLERANCE = 0.02
+REDSHIFT_TOLERANCE = 0.05
+
+
+def model_inputs(
+    observed: xr.Dataset, target: str, *, density: xr.DataArray | None, bias: Bias | None
+) -> Any:
+    """Input channels (channel, x, y, z) of a model, in the axes of the box.
+
+    Parameters
+    ----------
+    observed : Dataset
+        With ``halo_density``.
+    target : {"density", "velocity"}
+    density : DataArray, dims (x, y, z)
+        The density that a velocity model sees; not used for a density model.
+    bias : float or one a mass bin
+        Of the filter of the linear velocity that a velocity model sees.
+
+    Returns
+    -------
+    numpy or dask array, as ``observed`` is
+    """
+    halos = variable(observed, "halo_density")
+    if target == "density":
+        return halos.data
+    assert density is not None
+    if "linear_velocity" in observed:
+        linear = observed["linear_velocity"].transpose("component", *AXES)
+    else:
+        linear = linear_velocity(observed, bias=bias)
+    check_same_grid(halos, density, linear)
+    return np.concatenate([halos.data, density.data[None], linear.data])
+
+
+def check_box(observed: xr.Dataset, card: dict[str, Any], multiple: int = 4) -> None:
+    """Refuse a box unlike those that the model was trained on.
+
+    Parameters
+    ----------
+    observed : Dataset
+        With ``halo_density``.
+    card : dict
+        Of the model.
+    multiple : int
+        Cells of the network's coarsest level, for the advice on ``n_grid``.
+
+    Raises
+    ------
+    ModelMismatchError
+        Naming every difference, and how to overrule it.
+    """
+    halos = variable(observed, "halo_density", hint="Paint a catalogue: halos.recon.paint().")
+    wanted = card["trained_for"]
+    grid = periodic_grid(halos, what="reconstruction")
+    wrong = []
+    cells = grid.cell_size
+    if not np.allclose(cells, wanted["cell_size"], rtol=TOLERANCE):
+        nearest = [
+            multiple * max(1, round(side / wanted["cell_size"] / multiple)) for side in grid.lengths
+        ]
+        given, right = (
+            listing(dict.fromkeys(f"{number:.4g}" for number in numbers))
+            for numbers in (cells, nearest)
+        )
+        wrong.append(
+            f"cell size {given} Mpc/h, trained for {wanted['cell_size']:.4g} "
+            f"(nearest: paint with n_grid = {right})"
+        )
+    density = list(halos.attrs.get("number_density") or [])
+    if len(density) != len(wanted["number_density"]) or not np.allclose(
+        density, wanted["number_density"], rtol=TOLERANCE
+    ):
+        wrong.append(
+            f"cumulative number densities of the mass bins {density} (h/Mpc)^3, trained for "
+            f"{wanted['number_density']} (use select(number_density=...) with these)"
+        )
+    z = redshift_of(halos)
+    if abs(z - wanted["redshift"]) > REDSHIFT_TOLERANCE:
+        wrong.append(f"redshift {z:g}, trained for {wanted['redshift']:g}")
+    cosmology, trained = cosmology_of(halos), as_cosmology(wanted["cosmology"])
+    for name in ("f", "aH"):
+        here, there = (float(getattr(c, name)(z)) for c in (cosmology, trained))
+        if abs(here / there - 1) > 2 * TOLERANCE:
+            wrong.append(
+                f"{name} = {here:.3g} at this redshift, {there:.3g} in the model's universe"
+            )
+    advice = {
+        "weighting": f"paint(weighting={wanted['weighting']!r})",
+        "space": "to_redshift_space() before paint(), or from_arrays(..., los='z')",
+    }
+    for key, how in advice.items():
+        value = halos.attrs.get(key)
+        if value != wanted[key]:
+            wrong.append(f"{key} {value!r}, trained for {wanted[key]!r} ({how})")
+    if wrong:
+        raise ModelMismatchError(
+            f"The model {card['name']!r} was not trained for this box: {'; '.join(wrong)}. "
+            "To use it all the same: allow_mismatch=True"
+        )

@@ -4,8 +4,6 @@ Importing registers the ``.recon`` accessor on xarray objects; everything else l
 """
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from . import accessor as _accessor  # noqa: F401  registers `.recon`
@@ -13,8 +11,9 @@ from . import accessor as _accessor  # noqa: F401  registers `.recon`
 _EXPORTS = {
     "CosmofieldsError": "cosmofields.conventions",
     "Cosmology": "cosmofields.cosmology",
+    "calibrate": "cosmofields.inference",
     "cell_statistics": "cosmofields.statistics",
-    "clustering": "cosmofields.clustering",
+    "clustering": "cosmofields.two_point",
     "combine": "cosmofields.boxes",
     "correlation_2d": "cosmofields.correlation",
     "correlation_function": "cosmofields.correlation",
@@ -48,7 +47,7 @@ _EXPORTS = {
     "predict_density": "cosmofields.inference",
     "predict_velocity": "cosmofields.inference",
     "reconstruct": "cosmofields.reconstruction",
-    "report": "cosmofields.report",
+    "report": "cosmofields.reporting",
     "sample": "cosmofields.sampling",
     "scores_table": "cosmofields.evaluation",
     "select": "cosmofields.catalog",
@@ -68,7 +67,6 @@ if TYPE_CHECKING:
     from . import plotting, tutorial
     from .boxes import combine, evaluate_sub_boxes, sub_boxes
     from .catalog import from_arrays, select, to_redshift_space
-    from .clustering import clustering
     from .conventions import CosmofieldsError
     from .correlation import (
         correlation_2d,
@@ -79,12 +77,12 @@ if TYPE_CHECKING:
     from .cosmology import Cosmology
     from .derivatives import curl, divergence, gradient, helmholtz, longitudinal, transverse
     from .evaluation import evaluate, format_table, scores_table
-    from .inference import predict, predict_density, predict_velocity
+    from .inference import calibrate, predict, predict_density, predict_velocity
     from .linear import linear_theory, linear_velocity
     from .painting import paint, paint_matter
     from .readers import open_box, open_catalog
     from .reconstruction import reconstruct
-    from .report import report
+    from .reporting import report
     from .sampling import sample, to_real_space
     from .spectral import multipoles, power_spectrum, spectra, wedges
     from .statistics import (
@@ -96,6 +94,7 @@ if TYPE_CHECKING:
         pool,
     )
     from .store import open_store, write_store
+    from .two_point import clustering
 
 
 def __getattr__(name: str) -> Any:
@@ -111,14 +110,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
-
-
-class _Package(ModuleType):
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Importing the room `report` binds the module to its name; the function of that name stays.
-        if name in _EXPORTS and isinstance(value, ModuleType):
-            value = getattr(value, name, value)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

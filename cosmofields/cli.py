@@ -180,8 +180,8 @@ def _demo(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from .report import PAGE, check_output, report
-    from .report.inputs import gather
+    from .reporting import PAGE, check_output, report
+    from .reporting.inputs import gather
 
     out = Path(args.out)
     check_output(out)

@@ -19,7 +19,7 @@ from .inference import check_box, predict
 from .linear import linear_bias, linear_theory
 from .painting import paint
 from .readers import open_box
-from .report import PAGE, check_output, report, stage
+from .reporting import PAGE, check_output, report, stage
 from .store import describe, side_text, write_store
 from .unet import load_model
 
@@ -46,7 +46,7 @@ def demo(
     out : directory
         Gets ``demo.zarr`` (groups observed, halos, halos_true, linear, reconstructed, true), the
         scores as ``scores.json`` and ``scores.txt``, and in ``report/`` everything that
-        :func:`~cosmofields.report.report` writes.  What an earlier demo left there is replaced.
+        :func:`~cosmofields.reporting.report` writes.  What an earlier demo left there is replaced.
     box : path of an HDF5 box, optional
         See :func:`~cosmofields.readers.open_box`; default: the sample in the package.
     los : {"x", "y", "z"}

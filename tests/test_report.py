@@ -25,9 +25,9 @@ from cosmofields.conventions import (
     StoreError,
 )
 from cosmofields.evaluation import evaluate
-from cosmofields.report import figures, group_name, inputs, report, summary
-from cosmofields.report.page import Section, render
-from cosmofields.report.tables import Table
+from cosmofields.reporting import figures, group_name, inputs, report, summary
+from cosmofields.reporting.page import Section, render
+from cosmofields.reporting.tables import Table
 
 SIDE, N = 37.5, 16
 HOSTILE = '<b onclick="x">"&</b>'

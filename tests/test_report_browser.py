@@ -14,8 +14,8 @@ import pytest
 import xarray as xr
 
 import cosmofields as cf
-from cosmofields.report import report
-from cosmofields.report.figures import Contents, Plan, plan
+from cosmofields.reporting import report
+from cosmofields.reporting.figures import Contents, Plan, plan
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)

@@ -154,6 +154,9 @@ class DatasetRecon(Recon):
         tile: int | None = None,
         device: str = "auto",
         precision: str = "auto",
+        symmetries: int = 1,
+        restore_power: bool = False,
+        uncertainty: bool = False,
         allow_mismatch: bool = False,
         progress: bool = False,
     ) -> xr.Dataset:
@@ -167,6 +170,8 @@ class DatasetRecon(Recon):
         tile: int | None = None,
         device: str = "auto",
         precision: str = "auto",
+        symmetries: int = 1,
+        restore_power: bool = False,
         allow_mismatch: bool = False,
         progress: bool = False,
     ) -> xr.DataArray:
@@ -180,6 +185,8 @@ class DatasetRecon(Recon):
         tile: int | None = None,
         device: str = "auto",
         precision: str = "auto",
+        symmetries: int = 1,
+        restore_power: bool = False,
         allow_mismatch: bool = False,
         progress: bool = False,
     ) -> xr.DataArray:
@@ -195,6 +202,9 @@ class DatasetRecon(Recon):
         memory: str | int | None = None,
         device: str = "auto",
         precision: str = "auto",
+        symmetries: int = 1,
+        restore_power: bool = False,
+        uncertainty: bool = False,
         allow_mismatch: bool = False,
         progress: bool = True,
         console: Console | None = None,
@@ -235,7 +245,7 @@ class DatasetRecon(Recon):
     ) -> xr.Dataset:
         """See :func:`cosmofields.evaluate_sub_boxes`."""
 
-    @forwards("report")
+    @forwards("reporting")
     def report(
         self,
         true: xr.Dataset,

@@ -35,7 +35,7 @@ def plot_correlation(
     results : Dataset or mapping of label to Dataset
         What :func:`~cosmofields.evaluation.evaluate`, :func:`~cosmofields.boxes.combine`,
         :func:`~cosmofields.correlation.correlations` or
-        :func:`~cosmofields.clustering.clustering` returned; of the last each sample is drawn,
+        :func:`~cosmofields.two_point.clustering` returned; of the last each sample is drawn,
         under its own label.
     field : str
         Entry of the coordinate ``field`` of what ``evaluate`` returned.
@@ -80,7 +80,7 @@ def plot_correlation_2d(
     Parameters
     ----------
     results : Dataset or mapping of label to Dataset
-        What :func:`~cosmofields.clustering.clustering`,
+        What :func:`~cosmofields.two_point.clustering`,
         :func:`~cosmofields.evaluation.evaluate`, :func:`~cosmofields.boxes.combine` or
         :func:`~cosmofields.correlation.correlations` returned; of the first each sample is drawn,
         under its own label.

@@ -116,7 +116,7 @@ def plot_multipoles(
     ----------
     results : Dataset or mapping of label to Dataset
         What :func:`~cosmofields.evaluation.evaluate`, :func:`~cosmofields.boxes.combine`,
-        :func:`~cosmofields.spectral.multipoles` or :func:`~cosmofields.clustering.clustering`
+        :func:`~cosmofields.spectral.multipoles` or :func:`~cosmofields.two_point.clustering`
         returned; of the last each sample is drawn, under its own label.
     field : str
         Entry of the coordinate ``field`` of what ``evaluate`` returned.

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _LOSSES = {"train_loss": "loss of the training set", "val_loss": "loss of the validation set"}
 
+_WITHIN = "version_*/metrics.csv"
+
 
 def open_curves(path: str | Path) -> xr.Dataset:
     """Read the learning curves of one fit.
@@ -65,13 +67,14 @@ def open_curves(path: str | Path) -> xr.Dataset:
     )
 
 
-def plot_training(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
+def plot_training(curves: xr.Dataset | Mapping[str, xr.Dataset] | str | Path) -> Figure:
     """Loss of the training and of the validation set against the epoch.
 
     Parameters
     ----------
-    curves : Dataset or mapping of title to Dataset
-        What :func:`open_curves` returned, for one or more fits.
+    curves : Dataset, mapping of title to Dataset, or path
+        What :func:`open_curves` returned, for one or more fits; or the directory that one or more
+        fits were written to, ``OUT``, with a panel for each.
 
     Returns
     -------
@@ -85,8 +88,17 @@ def plot_training(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
         If matplotlib is not installed.
     MissingVariableError
         If there are no curves.
+    StoreError
+        If there is no learning curve at the path.
     """
-    named = {"": curves} if isinstance(curves, xr.Dataset) else dict(curves)
+    if isinstance(curves, str | Path):
+        logs = _logs(Path(curves))
+        titles = [log.name.removesuffix("-log") for log in logs]
+        named = {title: open_curves(log) for title, log in zip(titles, logs, strict=True)}
+        if not named:
+            named = {"": open_curves(curves)}
+    else:
+        named = {"": curves} if isinstance(curves, xr.Dataset) else dict(curves)
     for title, fit in named.items():
         absent = [name for name in _LOSSES if name not in fit]
         if absent:
@@ -115,9 +127,8 @@ def _files(path: Path) -> list[Path]:
     """The files of one fit, the oldest first."""
     if path.is_file():
         return [path]
-    within = "version_*/metrics.csv"
-    logs = sorted({file.parent.parent for file in path.glob(f"*-log/{within}")})
-    if any(path.glob(within)):
+    logs = _logs(path)
+    if any(path.glob(_WITHIN)):
         logs = [path]
     if not logs and (path / "metrics.csv").is_file():
         return [path / "metrics.csv"]
@@ -127,8 +138,13 @@ def _files(path: Path) -> list[Path]:
             f"{str(path)!r} holds {found}; expected the learning curve of one fit: "
             "the folder OUT/TARGET-log of `cosmofields train`, or its metrics.csv"
         )
-    files = logs[0].glob("version_*/metrics.csv")
+    files = logs[0].glob(_WITHIN)
     return sorted(files, key=lambda file: int(file.parent.name.removeprefix("version_")))
+
+
+def _logs(path: Path) -> list[Path]:
+    """The folders of the fits that were written to a directory."""
+    return sorted({file.parent.parent for file in path.glob(f"*-log/{_WITHIN}")})
 
 
 def _number(text: str | None) -> float:

@@ -95,7 +95,7 @@ def gather(
     halos: str | Path | None = None,
     halos_true: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Arguments of :func:`cosmofields.report.report` from names of stores.
+    """Arguments of :func:`cosmofields.reporting.report` from names of stores.
 
     Parameters
     ----------

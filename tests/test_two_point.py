@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 from scipy.special import eval_legendre
 
 from cosmofields.catalog import from_arrays, to_redshift_space
-from cosmofields.clustering import clustering
+from cosmofields.two_point import clustering
 from cosmofields.conventions import (
     CatalogError,
     DimensionError,

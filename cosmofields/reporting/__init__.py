@@ -22,7 +22,7 @@ import xarray as xr
 from rich.console import Console
 
 from .. import boxes
-from ..clustering import clustering
+from ..two_point import clustering
 from ..conventions import (
     AXES,
     CatalogError,
@@ -108,7 +108,7 @@ def report(
         :func:`~cosmofields.evaluation.evaluate` returned (``attrs["label"]`` says which), with
         sub-boxes ``sub_boxes/LABEL`` (each box) and ``combined/LABEL``; ``observed`` (spectra and
         correlations of the halo field) and ``halos`` (what
-        :func:`~cosmofields.clustering.clustering` returned).
+        :func:`~cosmofields.two_point.clustering` returned).
 
     Raises
     ------

@@ -1,0 +1,281 @@
+"""What is to be done: the job, its plan in the store, the store's template, the plan for people."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import scipy.fft
+import xarray as xr
+from rich.table import Table
+from zarr.storage import MemoryStore
+
+from .. import engine, stages
+from ..conventions import (
+    AXES,
+    FIELDS,
+    Grid,
+    StoreError,
+    attribute,
+    box_facts,
+    derived,
+    is_lazy,
+    label,
+    periodic_grid,
+)
+from ..encoding import json_attrs
+from ..lazy import CHUNK, chunk_shape, machine
+from ..store import StorePath, side_text
+from ..unet import FieldModel
+
+ERRORS = ("density_error", "velocity_error")
+RESTORED = ("density", "velocity", "momentum")
+COLUMNS = ("position", "mass", "mass_bin")
+# Stage that writes each array.
+WRITERS = {
+    "observed/halo_density": "observed",
+    "linear/density": "linear",
+    "linear/velocity": "linear",
+    "reconstructed/density": "density",
+    "reconstructed/velocity": "velocity",
+    "reconstructed/momentum": "velocity",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the stages share."""
+
+    store: StorePath
+    grid: Grid
+    los: str
+    bias: Sequence[float]
+    models: dict[str, FieldModel]
+    plans: dict[str, engine.TilePlan]
+    device: str
+    precision: str
+    title: str
+    cards: dict[str, dict[str, Any]]
+    symmetries: int = 1
+    restore_power: bool = False
+    uncertainty: bool = False
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Tasks of each stage."""
+        networks = {name: len(plan.windows) for name, plan in self.plans.items()}
+        counts = {"observed": 1, "linear": 1, **networks}
+        if self.uncertainty:
+            counts["errors"] = 1
+        if self.restore_power:
+            counts["restored"] = 1
+        return counts
+
+    @property
+    def writers(self) -> dict[str, str]:
+        """Stage that writes each array."""
+        found = dict(WRITERS)
+        if self.uncertainty:
+            found |= {f"reconstructed/{name}": "errors" for name in ERRORS}
+        if self.restore_power:
+            found |= {f"restored/{name}": "restored" for name in RESTORED}
+        return found
+
+
+def make_job(
+    observed: xr.Dataset,
+    store: StorePath,
+    models: dict[str, FieldModel],
+    cards: dict[str, dict[str, Any]],
+    *,
+    device: str,
+    precision: str,
+    symmetries: int,
+    restore_power: bool,
+    uncertainty: bool,
+) -> Job:
+    """The job for a box, as it was begun in a store or as memory has it now."""
+    grid = periodic_grid(observed, what="reconstruct")
+    device = str(engine.resolve_device(device))
+    # What was begun goes on as it began, also where there is less memory or another processor.
+    begun = stages.plan_of(store) or {}
+    if precision == "auto":
+        precision = begun.get("precision", "auto")
+    precision = engine.resolve_precision(precision, device, *models.values())
+    memory = engine.memory_of(engine.resolve_device(device))
+    options: dict[str, Any] = {"precision": precision, "device": device, "symmetries": symmetries}
+    tile = begun.get("tiles", {})
+    plans = {
+        target: engine.plan(model, grid.shape, memory, tile=tile.get(target), **options)
+        for target, model in models.items()
+    }
+    for target, one in plans.items():
+        if one.nbytes > memory and target in tile:
+            raise StoreError(
+                f"'{store}' was begun with tiles of {' x '.join(map(str, one.tile))} cells of the "
+                f"{target} network. They need {one.nbytes / 1e9:.1f} GB and {memory / 1e9:.1f} GB "
+                "are allowed: give it more memory, or another store"
+            )
+    return Job(
+        store=store,
+        grid=grid,
+        los=attribute(observed, "los"),
+        bias=cards["velocity"]["linear_bias"]["mass_bins"],
+        models=models,
+        plans=plans,
+        device=device,
+        precision=precision,
+        title=f"reconstruction by {cards['density']['name']} and {cards['velocity']['name']}",
+        cards=cards,
+        symmetries=symmetries,
+        restore_power=restore_power,
+        uncertainty=uncertainty,
+    )
+
+
+def plan_of(job: Job, halos: xr.Dataset | None, observed: xr.Dataset) -> dict[str, Any]:
+    """What decides the numbers, as JSON would give it back."""
+    field = observed["halo_density"]
+    found = stages.rows(halos, COLUMNS) if halos is not None else stages.moments(field)
+    plan = {
+        **json_attrs(box_facts(observed), "tracers"),
+        "n_grid": job.grid.shape,
+        "weighting": field.attrs.get("weighting"),
+        "tracers": stages.digest(*found),
+        "models": {name: stages.digest(*_weights(model)) for name, model in job.models.items()},
+        "linear_bias": job.bias,
+        "tiles": {name: plan.tile for name, plan in job.plans.items()},
+        "precision": job.precision,
+    }
+    # What is not asked for is not named, as in the stores of those who could not ask for it.
+    asked = {key: getattr(job, key) for key in ("restore_power", "uncertainty")}
+    plan |= {key: True for key, wanted in asked.items() if wanted}
+    if job.symmetries > 1:
+        plan["symmetries"] = job.symmetries
+    if any(asked.values()):
+        measured = [job.cards[target]["calibration"] for target in ("density", "velocity")]
+        plan["calibration"] = stages.digest(json.dumps(measured, sort_keys=True).encode())
+    return dict(json.loads(json.dumps(plan)))
+
+
+def _weights(model: FieldModel) -> Iterator[bytes]:
+    for name, tensor in model.state_dict().items():
+        yield name.encode()
+        yield tensor.cpu().numpy().tobytes()
+
+
+def template_of(job: Job, halos: xr.Dataset | None, observed: xr.Dataset) -> xr.DataTree:
+    """The store as it will be, its fields lazy."""
+    facts = {**box_facts(observed), "space": "real"}
+
+    def empty(name: str, **attrs: Any) -> xr.DataArray:
+        shape = (*(3 for _ in FIELDS[name].dims[:-3]), *job.grid.shape)
+        zeros = da.zeros(shape, dtype=np.float32, chunks=chunk_shape(shape))
+        return label(name, zeros, job.grid, facts, **attrs)
+
+    by_filter = {"method": "wiener", "bias": list(job.bias)}
+    linear = {name: empty(name, **by_filter) for name in ("density", "velocity")}
+    made: dict[str, Any] = {
+        "model": job.title.removeprefix("reconstruction by "),
+        "precision": job.precision,
+    }
+    made["symmetries"] = job.symmetries
+    fields = {name: empty(name, **made) for name in ("density", "velocity", "momentum")}
+    if job.uncertainty:
+        fields |= {name: empty(name, **made) for name in ERRORS}
+    versions = {
+        "linear": derived(linear, observed, "reconstruct: linear theory", space="real"),
+        "reconstructed": derived(fields, observed, f"reconstruct: {made['model']}", space="real"),
+    }
+    if job.restore_power:
+        again = {name: empty(name, **made, estimator="power restored") for name in RESTORED}
+        versions["restored"] = derived(again, observed, f"restored: {made['model']}", space="real")
+    if halos is not None:
+        versions["halos"] = halos
+    versions["observed"] = cut(observed)
+    return xr.DataTree.from_dict(versions)
+
+
+def cut(observed: xr.Dataset) -> xr.Dataset:
+    """Lazy ``halo_density`` by the chunks of a store; its coordinates, which are small, in memory.
+
+    What is in memory goes into the template as it is.
+    """
+    halos = observed["halo_density"]
+    coords = halos.coords.to_dataset().load().coords
+    if is_lazy(halos):
+        lazy = halos.variable.chunk(dict.fromkeys(AXES, CHUNK)).data
+        halos = halos.copy(data=lazy)
+    return observed.assign(halo_density=halos).assign_coords(coords)
+
+
+def description(job: Job, found: str) -> Table:
+    """The plan for people: stages, tiles, memory, time."""
+    where = machine()
+    place = (
+        f"{where.workers} workers of {where.threads} threads"
+        if where.remote
+        else f"{where.threads} threads"
+    )
+    cells = " x ".join(map(str, job.grid.shape))
+    table = Table(
+        title=f"{cells} cells of {side_text(job.grid.cell_size)} Mpc/h on {place}, "
+        f"{where.memory / 1e9:.3g} GB each, {job.precision}"
+        + ("; going on with what is there" if found == "begun" else ""),
+        title_justify="left",
+    )
+    for column in ("stage", "tiles", "cells a side", "computed / kept", "memory", "time, about"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    n_cells = float(np.prod(job.grid.shape))
+    left = {
+        stage: n if found == "nothing" else len(stages.pending(job.store, stage))
+        for stage, n in job.counts.items()
+    }
+    transform, write = _probe()
+    n_bins = job.models["density"].n_bins
+    shared = where.workers * where.threads
+    # Fields held at once: a mesh a bin; modes of two fields, and a real one on its way out.
+    for stage, n_fields, seconds in (
+        ("observed", n_bins, n_bins * write),
+        ("linear", 5, 6 * transform + (4 + n_bins) * write),
+        ("errors", 3, 2 * transform + 4 * write),
+        ("restored", 3, 14 * transform + 7 * write),
+    ):
+        if stage not in left:
+            continue
+        nbytes = 4 * n_fields * n_cells / where.workers
+        spent = seconds * n_cells / shared if left[stage] else 0.0
+        table.add_row(stage, "", "", "", f"{nbytes / 1e9:.1f} GB", _minutes(spent))
+    for stage, plan in job.plans.items():
+        pace = engine.seconds_per_cell(job.models[stage], job.device, job.precision)
+        n = job.counts[stage]
+        spent = pace * plan.cost * n_cells * left[stage] / n / where.workers
+        table.add_row(
+            stage,
+            str(n) if left[stage] == n else f"{left[stage]} of {n}",
+            " x ".join(map(str, plan.tile)),
+            f"{plan.cost:.2f}",
+            f"{plan.nbytes / 1e9:.1f} GB",
+            _minutes(spent),
+        )
+    return table
+
+
+def _probe() -> tuple[float, float]:
+    """Seconds a cell, on one core, of a Fourier transform and of writing compressed float32."""
+    block = np.random.default_rng(0).standard_normal((CHUNK,) * 3, np.float32)
+    started = time.perf_counter()
+    scipy.fft.irfftn(scipy.fft.rfftn(block))
+    transformed = time.perf_counter()
+    xr.Dataset({"block": (AXES, block)}).to_zarr(MemoryStore(), zarr_format=3, consolidated=False)
+    written = time.perf_counter()
+    return (transformed - started) / 2 / block.size, (written - transformed) / block.size
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"

@@ -1,0 +1,168 @@
+"""The whole way, from a catalogue to a store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import xarray as xr
+from rich.console import Console
+
+from .. import calibration, stages
+from ..catalog import row_dim, select
+from ..conventions import CatalogError, box_lengths, variable
+from ..cosmology import cosmology_of
+from ..inference import check_box
+from ..linear import tracers
+from ..painting import paint
+from ..store import StorePath, open_store
+from ..unet import FieldModel, load_model
+from .doing import do, timed
+from .jobs import COLUMNS, description, make_job, plan_of, template_of
+
+
+def reconstruct(
+    source: xr.Dataset,
+    store: StorePath,
+    *,
+    n_grid: int | Sequence[int] | None = None,
+    model: str | Path = "default",
+    memory: str | int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    symmetries: int = 1,
+    restore_power: bool = False,
+    uncertainty: bool = False,
+    allow_mismatch: bool = False,
+    progress: bool = True,
+    console: Console | None = None,
+) -> xr.DataTree:
+    """Reconstruct density, velocity and momentum from tracers, into a store, in stages.
+
+    The stages (paint, linear theory, density network, velocity network) run out of core on
+    whatever scheduler Dask has: threads, or the workers of the current ``distributed.Client``.
+    What is done is on disk: a call that died, made again, goes on where it stopped.  With the same
+    memory and the like workers its result has the bits of an undisturbed one; else it agrees to
+    rounding.  A call whose result is whole only opens it.  One call at a time may write a store.
+
+    Parameters
+    ----------
+    source : Dataset
+        Catalogue in redshift space with ``mass``; without mass bins, those of the model are
+        selected.  Or painted fields with ``halo_density``.
+    store : path or URL
+        Zarr store to write, or to go on with; workers must reach it.
+    n_grid : int or three, optional
+        Cells per axis; default: what comes nearest to the cell size of the model.
+    model : path or ``"default"``
+        Directory of saved models.
+    memory : str or int, optional
+        Bytes that one process may fill, e.g. ``"6 GB"``.  Default: half of what is free, or of a
+        worker's limit.
+    device, precision, symmetries, allow_mismatch
+        As in :func:`~cosmofields.predict`.
+    restore_power : bool
+        Write the power-restored fields too, in a group of their own.
+    uncertainty : bool
+        Write the standard deviations of density and velocity too.
+    progress : bool
+        Print the plan, a bar for each stage and its time.
+    console : rich.console.Console, optional
+        Where to print; default standard error.
+
+    Returns
+    -------
+    DataTree
+        The store, opened lazily: groups ``halos`` (of a catalogue), ``observed``, ``linear``,
+        ``reconstructed``, and ``restored`` if it was asked for.
+
+    Raises
+    ------
+    StoreError
+        If ``store`` holds something else, or the reconstruction of something else.
+    CatalogError, ModelMismatchError, MissingVariableError, MissingAttributeError
+        If the tracers are in real space, or do not suit the model; before anything is written.
+    """
+    say = console or Console(stderr=True, quiet=not progress)
+    # Workers may stand in another directory.
+    store = os.fspath(store) if "://" in os.fspath(store) else os.path.abspath(store)
+    budget = {} if memory is None else {"cosmofields.memory": memory}
+    with dask.config.set(budget):
+        models, cards = {}, {}
+        for target in ("density", "velocity"):
+            models[target], cards[target] = load_model(target, model)
+            if restore_power or uncertainty:
+                calibration.calibration(cards[target])
+        halos, observed = _tracers(source, n_grid, cards["density"], models["density"])
+        for target, network in models.items():
+            if not allow_mismatch:
+                check_box(observed, cards[target], network.coarsest)
+        cosmology_of(observed).require_power()
+        with stages.alone(store):
+            job = make_job(
+                observed,
+                store,
+                models,
+                cards,
+                device=device,
+                precision=precision,
+                symmetries=symmetries,
+                restore_power=restore_power,
+                uncertainty=uncertainty,
+            )
+            plan = plan_of(job, halos, observed)
+            found = stages.state(store, plan)
+            if found == "whole":
+                say.print(f"{store} is whole already", markup=False, soft_wrap=True)
+            else:
+                if not say.quiet:
+                    say.print(description(job, found))
+                if found == "nothing":
+                    with timed(say, "store: template, halos"):
+                        template = template_of(job, halos, observed)
+                        stages.create(
+                            template, store, plan=plan, stages=job.counts, title=job.title
+                        )
+                for stage in job.counts:
+                    do(job, stage, observed, say)
+                stages.close(store, job.writers)
+    return _opened(store)
+
+
+def _opened(store: StorePath) -> xr.DataTree:
+    tree = open_store(store)
+    assert isinstance(tree, xr.DataTree)
+    return tree
+
+
+def _tracers(
+    source: xr.Dataset, n_grid: int | Sequence[int] | None, card: dict[str, Any], model: FieldModel
+) -> tuple[xr.Dataset | None, xr.Dataset]:
+    """Selected catalogue (None for painted fields), and the lazy halo fields."""
+    if "halo_density" in source:
+        field = variable(source, "halo_density")
+        tracers(field)
+        return None, source[["halo_density"]].assign(halo_density=field.astype(np.float32))
+    dim = row_dim(source)
+    if source.attrs.get("space") != "redshift":
+        raise CatalogError(
+            f"The catalogue has space={source.attrs.get('space')!r}; reconstruct needs tracers in "
+            "redshift space: halos.recon.to_redshift_space(los='z') first, or from_arrays(..., "
+            "los='z') for positions that are shifted already"
+        )
+    wanted = card["trained_for"]
+    # Halos are few beside the cells, and ranked by mass they come from all over the file.
+    halos = source[[name for name in COLUMNS if name in source]].compute()
+    if "mass_bin" not in halos:
+        halos = select(halos, wanted["number_density"])
+    if n_grid is None:
+        n_grid = [
+            model.coarsest * max(1, round(side / wanted["cell_size"] / model.coarsest))
+            for side in box_lengths(source)
+        ]
+    # Lazy, for its coordinates and checks: what is painted is read from the store.
+    return halos, paint(halos.chunk({dim: -1}), n_grid, weighting=wanted["weighting"])

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from .conventions import AXES, CosmofieldsError, require_extra
 
 if TYPE_CHECKING:
-    from .training import TrainingConfig
+    from .training import TrainingRun
+
+TARGETS = ("density", "velocity", "momentum")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,34 +142,46 @@ def _parser() -> argparse.ArgumentParser:
 
     train = verbs.add_parser(
         "train",
-        help="train one of the two networks",
-        description="Train a density network, then a velocity network that sees its predictions. "
-        "The same command resumes a run that was stopped.",
+        help="train one of the networks",
+        description="Train a density network, then a velocity network that sees its predictions, "
+        "then perhaps a momentum network that sees both. The same command resumes a run that was "
+        "stopped, or killed. Options overrule the file; those that neither gives have the values "
+        "of docs/training.md.",
     )
-    train.add_argument("target", choices=("density", "velocity"))
-    train.add_argument("--boxes", nargs="+", required=True, help="HDF5 boxes to train on")
-    train.add_argument("--validation", nargs="+", required=True, help="HDF5 boxes to choose by")
-    train.add_argument("--out", default="models", help="directory to write (default: %(default)s)")
     train.add_argument(
-        "--density-model",
-        help="directory of the density model that a velocity model sees (default: --out)",
+        "run",
+        metavar="CONFIG|TARGET",
+        help="TOML file (docs/examples); or density, velocity or momentum, and all as options",
     )
-    train.add_argument("--architecture", choices=("residual", "paper"), default="residual")
+    train.add_argument("--target", choices=TARGETS, help="of a file: train this one instead")
+    train.add_argument("--boxes", nargs="+", help="boxes to train on: HDF5, or stores of simulate")
+    train.add_argument("--validation", nargs="+", help="boxes to choose by")
+    train.add_argument("--out", help="directory to write (default: models)")
+    train.add_argument(
+        "--density-model", help="directory of the models of the earlier steps (default: --out)"
+    )
+    train.add_argument("--workers", type=int, help="processes that make crops")
+    train.add_argument(
+        "--number-density", nargs="+", type=float, help="of the mass bins, cumulative, (h/Mpc)^3"
+    )
+    train.add_argument("--weighting", choices=("mass", "number"), help="what a halo counts")
+    train.add_argument("--architecture", choices=("residual", "paper"))
     train.add_argument("--widths", nargs="+", type=int, help="channels of each level")
-    train.add_argument("--steps", type=int, default=3000, help="(default: %(default)s)")
-    train.add_argument(
-        "--settle-steps",
-        type=int,
-        default=600,
-        help="steps after these with the batch norm held fixed (default: %(default)s)",
-    )
-    train.add_argument("--batch-size", type=int, default=1, help="crops a step")
-    train.add_argument("--crop", type=int, default=64, help="cells a side (default: %(default)s)")
-    train.add_argument("--margin", type=int, default=6, help="its outer cells left out of the loss")
-    train.add_argument("--ema-decay", type=float, default=0.998, help="of the averaged weights")
-    train.add_argument("--learning-rate", type=float, default=2e-3, help="(default: %(default)s)")
-    train.add_argument("--precision", choices=("bf16-mixed", "32-true"), default="bf16-mixed")
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--dropout", type=float, help="of the paper's architecture")
+    for name, what in (
+        ("steps", "of the optimiser, in the main phase"),
+        ("settle-steps", "after these, with the batch norm held fixed"),
+        ("steps-per-epoch", "between two validations"),
+        ("patience", "epochs without a lower validation loss that end the main phase"),
+        ("batch-size", "crops a step"),
+        ("crop", "cells a side"),
+        ("margin", "outer cells of a crop, left out of the loss"),
+        ("seed", "of weights and crops"),
+    ):
+        train.add_argument(f"--{name}", type=int, help=what)
+    train.add_argument("--learning-rate", type=float, help="at its peak")
+    train.add_argument("--ema-decay", type=float, help="of the averaged weights")
+    train.add_argument("--precision", choices=("bf16-mixed", "32-true"))
     return parser
 
 
@@ -295,31 +309,28 @@ def _predict(args: argparse.Namespace) -> None:
     print(args.out)
 
 
-def config_of(args: argparse.Namespace) -> TrainingConfig:
-    """Training configuration of the arguments of ``cosmofields train``."""
-    from .training import TrainingConfig
+def run_of(args: argparse.Namespace) -> TrainingRun:
+    """What the arguments of ``cosmofields train`` ask for, with those of its file."""
+    from .training import KEYS, read_run
 
-    return TrainingConfig(
-        target=args.target,
-        architecture=args.architecture,
-        options={"widths": args.widths} if args.widths else {},
-        steps=args.steps,
-        settle_steps=args.settle_steps,
-        batch_size=args.batch_size,
-        crop=args.crop,
-        margin=args.margin,
-        learning_rate=args.learning_rate,
-        ema_decay=args.ema_decay,
-        precision=args.precision,
-        seed=args.seed,
-    )
+    options = {key: getattr(args, key) for keys in KEYS.values() for key in keys}
+    if args.run in TARGETS:
+        return read_run(**{**options, "target": args.run})
+    return read_run(args.run, **options)
 
 
 def _train(args: argparse.Namespace) -> None:
     from .training import train
 
-    source = args.density_model or args.out
-    card = train(config_of(args), args.boxes, args.validation, args.out, density_model=source)
+    run = run_of(args)
+    card = train(
+        run.config,
+        run.boxes,
+        run.validation,
+        run.out,
+        density_model=run.density_model or run.out,
+        workers=run.workers,
+    )
     print(f"Saved {card}")
 
 

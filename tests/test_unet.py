@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from cosmofields.cli import _parser, config_of
+from cosmofields.cli import _parser, run_of
 from cosmofields.conventions import ModelMismatchError, StoreError
 from cosmofields.training import TrainingConfig
 from cosmofields.unet import (
@@ -197,7 +197,7 @@ def test_default_models_are_there_and_small() -> None:
         assert sum(p.numel() for p in model.parameters()) == card["parameters"]
         assert "box_105.h5" not in [*card["training"]["boxes"], *card["training"]["validation"]]
         command = card["training"]["command"].removeprefix("cosmofields ").split()
-        assert config_of(_parser().parse_args(command)) == TrainingConfig(
+        assert run_of(_parser().parse_args(command)).config == TrainingConfig(
             **card["training"]["config"]
         )
         assert not set(card["training"]["boxes"]) & set(card["training"]["validation"])

@@ -206,7 +206,7 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
         if not isinstance(entries, Mapping):
             raise CosmofieldsError(f"{path.name}: [{section}] is a section, not a value")
         for key, value in entries.items():
-            if not section and isinstance(value, Mapping):
+            if not section and key in KEYS:
                 continue
             if key not in keys:
                 home = next((name for name, others in KEYS.items() if key in others), None)

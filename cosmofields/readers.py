@@ -448,7 +448,7 @@ def _open_box_store(path: Path) -> tuple[xr.Dataset, xr.Dataset]:
         raise StoreError(f"'{path}' is no simulated box: it lacks {listing(lacking)}")
     halos, true = tree["halos"].to_dataset(), tree["true"].to_dataset()
     source = {**halos.attrs.get("source", {}), "file": path.name}
-    halos = halos.load().assign_attrs({"source": source, **step(halos, f"open_box: {path.name}")})
+    halos = halos.load().assign_attrs({**step(halos, f"open_box: {path.name}"), "source": source})
     return halos, true
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import pytest
 import torch
 import xarray as xr
 
+from cosmofields.conventions import CosmofieldsError, StoreError
+from cosmofields.linear import linear_theory
+from cosmofields.readers import open_box
 from cosmofields.samples import (
     BoxSamples,
     cache_box,
@@ -21,7 +25,9 @@ from cosmofields.samples import (
     prepare_box,
     transform,
 )
-from cosmofields.store import open_store
+from cosmofields.simulation import simulate
+from cosmofields.store import open_store, write_store
+from cosmofields.training import Fit, TrainingConfig, check_run
 from cosmofields.unet import build
 
 
@@ -136,3 +142,101 @@ def test_loaded_box_has_the_line_of_sight_last(box_file: Path, tmp_path: Path) -
             assert np.corrcoef(linear.ravel(), true.ravel())[0, 1] > 0.2
         inputs, truth = load_box(store, "density")
         np.testing.assert_allclose(truth[0], rho.transpose(order), rtol=1e-5)
+
+
+@pytest.fixture
+def store(box_file: Path, tmp_path: Path) -> Path:
+    """The box as `simulate` writes it."""
+    halos, true = open_box(box_file)
+    path = tmp_path / f"{box_file.stem}.zarr"
+    write_store(xr.DataTree.from_dict({"halos": halos, "true": true}), path)
+    return path
+
+
+def test_store_is_the_box_that_the_file_is(store: Path, box_file: Path) -> None:
+    for read, expected in zip(open_box(store), open_box(box_file), strict=True):
+        xr.testing.assert_allclose(read, expected)
+        assert read.attrs["source"]["role"] == "training"
+    halos, true = open_box(store)
+    assert halos.chunks == {}
+    assert true.chunks
+    assert halos.attrs["source"]["file"] == store.name
+
+
+def test_simulated_store_is_a_box(cosmology: dict[str, float], tmp_path: Path) -> None:
+    pytest.importorskip("kdcount")
+    path = tmp_path / "box.zarr"
+    simulate(
+        path,
+        seed=3,
+        box_size=60.0,
+        n_particles=24,
+        n_grid=16,
+        n_steps=4,
+        redshift=0.59,
+        cosmology=cosmology,
+        role="test",
+        progress=False,
+    )
+    halos, true = open_box(path)
+    assert halos.attrs["source"]["role"] == "test"
+    assert true["density"].shape == (16, 16, 16)
+    config = TrainingConfig("density", crop=16, margin=2, options={"widths": [4, 4, 4]})
+    with pytest.raises(CosmofieldsError, match="calls itself a test box"):
+        check_run(Fit(config), [path], [path])
+
+
+def test_store_without_its_groups_is_no_box(tmp_path: Path) -> None:
+    write_store(xr.Dataset({"density": ("x", np.ones(4))}), tmp_path / "a.zarr")
+    with pytest.raises(StoreError, match="no simulated box: it lacks .*halos/position.*true/dens"):
+        open_box(tmp_path / "a.zarr")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StoreError):
+        open_box(tmp_path / "folder")
+
+
+def test_digest_of_a_store_is_of_its_numbers(store: Path, tmp_path: Path) -> None:
+    digest = file_digest(store)
+    root = store / "zarr.json"
+    meta = json.loads(root.read_text())
+    meta["attributes"]["history"] = "written on another day"
+    root.write_text(json.dumps(meta))
+    copy = tmp_path / "copy.zarr"
+    shutil.copytree(store, copy)
+    assert file_digest(copy) == digest
+    chunk = next(part for part in (copy / "true").rglob("*") if part.is_file() and part.name == "0")
+    chunk.write_bytes(chunk.read_bytes()[::-1])
+    assert file_digest(copy) != digest
+
+
+def test_cached_box_is_the_loaded_one(
+    box_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = prepare_box(box_file, tmp_path, number_density=[1e-3])
+    bias = [1.5]
+    model = build("residual", "density", n_bins=1, widths=[4, 4, 4]).eval()
+    earlier = {"density": (model, {"linear_bias": {}})}
+    names = ("halo_density", "density", "linear_momentum")
+    files = cache_box(path, "momentum", inputs=names, earlier=earlier, bias=bias)
+    inputs, truth = load_box(path, "momentum", inputs=names, earlier=earlier, bias=bias)
+    assert inputs.shape[0] == 5
+    for file, array in zip(files, (inputs, truth), strict=True):
+        np.testing.assert_array_equal(np.load(file), array)
+    # Eq. 3: (1 + delta) v of linear theory.
+    theory = linear_theory(open_store(path, "/").load()[["halo_density"]], bias=bias)
+    expected = (theory["density"] * theory["velocity"]).transpose("component", "x", "y", "z")
+    np.testing.assert_allclose(inputs[2:], expected, rtol=1e-5, atol=1e-3)
+
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr("cosmofields.samples.load_box", never)
+    assert cache_box(path, "momentum", inputs=names, earlier=earlier, bias=bias) == files
+    with pytest.raises(AssertionError, match="made again"):
+        cache_box(path, "momentum", inputs=names, earlier=earlier, bias=[1.6])
+    # Crops of mapped files are those of the arrays.
+    both = [
+        BoxSamples([box], vector_inputs=3, crop=8, seed=0)[1, 2] for box in (files, (inputs, truth))
+    ]
+    for one, other in zip(*both, strict=True):
+        assert torch.equal(one, other)

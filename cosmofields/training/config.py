@@ -38,7 +38,7 @@ class TrainingConfig:
         Steps between two validations, after each of which the run can resume.
     patience : int
         Epochs without a lower validation loss after which the main phase ends and settling
-        begins; 0: never.  Off by default, since the cosine schedule gains most at its end.
+        begins; 0: never, for a cosine schedule is made for its whole length.
     batch_size : int
         Crops a step.
     crop : int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -229,14 +230,17 @@ class AtomicCheckpoint(plugins.TorchCheckpointIO):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Lightning's own account of devices and restarts held back: the line an epoch says it."""
+    """Lightning's account of devices, restarts and Slurm held back: the line an epoch says it."""
     log = logging.getLogger("pytorch_lightning")
     level = log.level
     log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
+    with warnings.catch_warnings():
+        for message in (".*LeafSpec.* is deprecated", "The `srun` command is available"):
+            warnings.filterwarnings("ignore", message)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 def run_fit(

@@ -318,7 +318,6 @@ class Measurement:
     def __init__(self, symmetries: Sequence[int]) -> None:
         self.symmetries = list(symmetries)
         self.powers: dict[tuple[str, str, int], Array] = {}
-        self.k: Array = np.zeros(0)
         self.squares: dict[tuple[str, int], Array] = {}
 
     def add(self, n: int, predicted: xr.Dataset, true: xr.Dataset) -> None:
@@ -349,10 +348,10 @@ class Measurement:
 
     def _power(self, key: tuple[str, str, int], one: xr.DataArray, other: xr.DataArray) -> None:
         found = spectra(one, other, edges=K_EDGES)
-        names = ("power_predicted", "power_true", "power_cross")
+        names = ("power_predicted", "power_true", "power_cross", "k_mean")
         sums = np.stack([(found[name] * found["modes"]).values for name in names])
+        sums = np.vstack([sums, found["modes"].values])
         self.powers[key] = self.powers.get(key, 0.0) + np.nan_to_num(sums)
-        self.k = found["k_mean"].values
 
     def _square(self, key: tuple[str, int], density: Any, error: NDArray[np.float32]) -> None:
         at = np.digitize(density.ravel(), DENSITY_EDGES)
@@ -363,14 +362,17 @@ class Measurement:
 
     def restoration(self, name: str) -> dict[str, Any]:
         """The table of a field, as a card holds it."""
-        whole = np.isfinite(self.k)
+        kinds = ("across", "along") if FIELDS[name].is_vector else ("all",)
+        weighted, modes = self.powers[name, kinds[0], self.symmetries[0]][-2:]
+        there = modes > 0
         ratio: dict[str, list[list[float]]] = {}
         correlation: dict[str, list[list[float]]] = {}
-        for part in ("across", "along") if FIELDS[name].is_vector else ("all",):
-            sums = [self.powers[name, part, n][:, whole] for n in self.symmetries]
-            ratio[part] = [_rounded(mine / true) for mine, true, _ in sums]
-            correlation[part] = [_rounded(both / (a * b) ** 0.5) for a, b, both in sums]
-        return {"k": _rounded(self.k[whole]), "power_ratio": ratio, "correlation": correlation}
+        for kind in kinds:
+            sums = [self.powers[name, kind, n][:3, there] for n in self.symmetries]
+            ratio[kind] = [_rounded(mine / true) for mine, true, _ in sums]
+            correlation[kind] = [_rounded(both / (a * b) ** 0.5) for a, b, both in sums]
+        k = _rounded(weighted[there] / modes[there])
+        return {"k": k, "power_ratio": ratio, "correlation": correlation}
 
     def error(self, *which: str) -> tuple[list[float], dict[str, list[list[float]]]]:
         """Nodes in density, and the root mean square of the error at each, by kind and row."""

@@ -23,6 +23,7 @@ from . import linear
 from .catalog import NUMBER_DENSITY, select, to_redshift_space
 from .conventions import AXES, StoreError, check_filled
 from .inference import Loaded, axes_to_los_last, run_in_box, turn, vector_channels
+from .kernels.symmetry import transform
 from .painting import paint
 from .readers import open_box
 from .store import open_store, write_store
@@ -182,39 +183,6 @@ def _runs(start: int, size: int, n: int) -> list[tuple[slice, slice]]:
         runs.append((slice(done, done + length), slice(start, start + length)))
         done, start = done + length, 0
     return runs
-
-
-def transform(
-    array: NDArray[np.float32], element: int, vector_channels: int
-) -> NDArray[np.float32]:
-    """One of the 16 symmetries of the cube that keep the z axis, up to its sign.
-
-    Parameters
-    ----------
-    array : array, (channel, x, y, z)
-    element : int
-        0 to 15; its bits say: flip x, flip y, flip z, then swap x and y.
-    vector_channels : int
-        0, or 3: the last three channels are components, which turn with the axes.
-
-    Returns
-    -------
-    array
-        A new, contiguous array.
-    """
-    flips = [axis for axis in range(3) if element >> axis & 1]
-    swap = bool(element >> 3 & 1)
-    out = np.flip(array, tuple(1 + axis for axis in flips))
-    if swap:
-        out = out.swapaxes(1, 2)
-    out = np.array(out, order="C")
-    if vector_channels:
-        first = len(out) - 3
-        for axis in flips:
-            out[first + axis] *= -1
-        if swap:
-            out[[first, first + 1]] = out[[first + 1, first]]
-    return out
 
 
 def load_box(

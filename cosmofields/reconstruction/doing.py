@@ -63,12 +63,12 @@ def _run(
     elif stage in ("errors", "restored"):
         fields = stages.open_group(job.store, "reconstructed")
         if stage == "errors":
-            group, names = "reconstructed", ERRORS
+            group, wanted = "reconstructed", [*ERRORS]
             made = xr.Dataset(errors(fields["density"], job.cards, job.symmetries))
         else:
-            group, names = "restored", RESTORED
+            group, wanted = "restored", [*RESTORED]
             made = restored(fields, job.cards, job.symmetries)
-        stages.run([stages.write(job.store, group, made, names)], progress=progress)
+        stages.run([stages.write(job.store, group, made, wanted)], progress=progress)
         stages.tick(job.store, stage, 0)
     else:
         # One node holds the model: a worker gets it once.

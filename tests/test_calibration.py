@@ -1,0 +1,352 @@
+"""Restored power and errors per cell: fits that find what was put in, and their use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import scipy.ndimage
+import xarray as xr
+
+import cosmofields as cf
+from cosmofields import calibration
+from cosmofields.conventions import (
+    CosmofieldsError,
+    ModelMismatchError,
+    label,
+    make_grid,
+)
+from cosmofields.unet import load_model
+
+SIDE, N = 150.0, 32
+GRID = make_grid(N, [SIDE] * 3)
+FACTS = {"box_size": SIDE, "los": "y", "redshift": 0.59}
+
+
+def dataset(density: Any, velocity: Any) -> xr.Dataset:
+    fields = {"density": density, "velocity": velocity, "momentum": density * velocity}
+    arrays = {name: label(name, np.float32(data), GRID, FACTS) for name, data in fields.items()}
+    return xr.Dataset(arrays, attrs=FACTS)
+
+
+def lognormal(rng: np.random.Generator, scatter: float, shape: tuple[int, ...]) -> Any:
+    """Numbers of mean 1."""
+    return np.exp(scatter * rng.standard_normal(shape) - scatter**2 / 2)
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[xr.Dataset, xr.Dataset]:
+    """Predicted and true fields: scatter 0.5 in log density; 20 km/s across y and 40 along it."""
+    rng = np.random.default_rng(5)
+    smooth = scipy.ndimage.gaussian_filter(rng.standard_normal((N, N, N)), 2, mode="wrap")
+    density = lognormal(rng, 0.3, (N, N, N)) * np.exp(smooth / smooth.std())
+    velocity = 300 * scipy.ndimage.gaussian_filter(
+        rng.standard_normal((3, N, N, N)), (0, 2, 2, 2), mode="wrap"
+    )
+    sigma = np.array([20.0, 40.0, 20.0])[:, None, None, None]
+    true = dataset(
+        density * lognormal(rng, 0.5, density.shape),
+        velocity + sigma * rng.standard_normal(velocity.shape),
+    )
+    return dataset(density, velocity), true
+
+
+def cards(measured: calibration.Measurement) -> dict[str, Any]:
+    found = zip(("density", "velocity"), measured.tables(), strict=True)
+    return {
+        target: {"name": target, "calibration": {"symmetries": measured.symmetries, **table}}
+        for target, table in found
+    }
+
+
+@pytest.fixture(scope="module")
+def fitted(pair: tuple[xr.Dataset, xr.Dataset]) -> dict[str, Any]:
+    measured = calibration.Measurement([1])
+    measured.add(1, *pair)
+    return cards(measured)
+
+
+def restoration(ratio: Any, correlation: Any, symmetries: Any = (1,)) -> dict[str, Any]:
+    table = {
+        "k": [0.1, 0.2, 0.4, 0.8],
+        "power_ratio": {"all": ratio},
+        "correlation": {"all": correlation},
+    }
+    found = {"symmetries": [*symmetries], "restoration": {"density": table}}
+    return {"name": "made", "calibration": found}
+
+
+# --- spectra ---
+
+
+def test_gain_is_the_root_of_the_ratio_where_fields_agree() -> None:
+    card = restoration([[1.0, 0.81, 0.25, 0.01]], [[1.0, 0.9, 0.6, 0.49]])
+    g = calibration.gain("density", card)
+    k = np.array([0.0, 0.01, 0.1, 0.2, 0.4, 0.8, 10.0])
+    np.testing.assert_allclose(g(k), [1, 1, 1, 1 / 0.9, 2, 1, 1], rtol=1e-6)
+    # Between the nodes, log g is linear in log k.
+    assert g(np.array([np.sqrt(0.2 * 0.4)]))[0] == pytest.approx(np.sqrt(2 / 0.9))
+    # Beyond the first bin that is too far from the truth, none is restored.
+    gap = restoration([[0.25] * 4], [[1.0, 0.4, 0.6, 0.6]])
+    np.testing.assert_allclose(calibration.gain("density", gap)(k[3:]), 1)
+
+
+def test_tables_are_linear_in_one_over_n() -> None:
+    card = restoration([[0.9] * 4, [0.5] * 4], [[1.0] * 4] * 2, (1, 8))
+    for n in (1, 2, 4, 8, 16):
+        ratio = 0.5 + 0.4 * (1 / n - 1 / 8) / (1 - 1 / 8)
+        g = calibration.gain("density", card, symmetries=n)(np.array([0.3]))[0]
+        assert g == pytest.approx(ratio**-0.5)
+
+
+@pytest.mark.parametrize("name", ["density", "velocity", "momentum"])
+def test_restored_power_is_the_true_one(name: str) -> None:
+    # The prediction lacks power as a smoothed field does, more of it along the line of sight.
+    rng = np.random.default_rng(0)
+    white = rng.standard_normal((4, N, N, N))
+
+    def smoothed(field: Any, radius: float) -> Any:
+        return scipy.ndimage.gaussian_filter(field, radius, mode="wrap")
+
+    true = dataset(1 + 0.1 * white[0], 100 * white[1:])
+    v = [smoothed(100 * one, r) for one, r in zip(white[1:], (0.3, 0.4, 0.3), strict=True)]
+    made = dataset(1 + 0.1 * smoothed(white[0], 0.4), np.stack(v))
+    measured = calibration.Measurement([1])
+    measured.add(1, made, true)
+    card = cards(measured)["density" if name == "density" else "velocity"]
+    restored = calibration.restore(made[name], card)
+    assert restored.attrs["estimator"] == "power restored"
+    assert restored.dtype == np.float32
+    np.testing.assert_allclose(
+        restored.mean(("x", "y", "z")), made[name].mean(("x", "y", "z")), rtol=1e-5, atol=1e-3
+    )
+    before = cf.spectra(made[name], true[name], edges=calibration.K_EDGES[:-3])
+    after = cf.spectra(restored, true[name], edges=calibration.K_EDGES[:-3])
+    assert np.nanmax(abs(before.relative_deviation)) > 0.1
+    assert np.nanmax(abs(after.relative_deviation)) < 0.02
+
+
+@pytest.mark.parametrize("memory", ["2 GB", "1 MB"])
+def test_restored_lazily(
+    pair: tuple[xr.Dataset, xr.Dataset], fitted: Any, memory: str, count_computes: Any
+) -> None:
+    import dask
+
+    velocity = pair[0]["velocity"]
+    expected = calibration.restore(velocity, fitted["velocity"])
+    with dask.config.set({"cosmofields.memory": memory}), count_computes() as computes:
+        lazy = calibration.restore(velocity.chunk(x=16, y=16), fitted["velocity"])
+        assert computes.total == 0
+    scale = float(velocity.std())
+    np.testing.assert_allclose(lazy.compute(), expected, atol=1e-5 * scale)
+
+
+# --- errors ---
+
+
+def test_environment_is_a_gaussian_average(pair: tuple[xr.Dataset, xr.Dataset]) -> None:
+    density = pair[0]["density"]
+    smooth = calibration.environment(density, 9.0)
+    cells = 9.0 / GRID.cell_size[0]
+    expected = scipy.ndimage.gaussian_filter(
+        density.values.astype(np.float64), cells, mode="wrap", truncate=8
+    )
+    np.testing.assert_allclose(smooth, expected, rtol=2e-3)
+
+
+def test_errors_are_those_that_were_put_in(
+    pair: tuple[xr.Dataset, xr.Dataset], fitted: dict[str, Any]
+) -> None:
+    made, true = pair
+    density = made["density"]
+    velocity_error = calibration.velocity_error(density, fitted["velocity"])
+    assert velocity_error.attrs["units"] == "km/s"
+    assert velocity_error.dims == made["velocity"].dims
+    for component, sigma in zip(velocity_error, (20, 40, 20), strict=True):
+        assert float(abs(component / sigma - 1).max()) < 0.1
+    density_error = calibration.density_error(density, fitted["density"])
+    relative = np.sqrt(np.expm1(0.5**2))
+    assert float(abs(density_error / density / relative - 1).max()) < 0.15
+    for name, error in (("density", density_error), ("velocity", velocity_error)):
+        for sigmas, share in ((1, 0.6827), (1.96, 0.95)):
+            low, high = calibration.interval(made[name], error, sigmas)
+            inside = ((true[name] >= low) & (true[name] <= high)).mean()
+            assert float(inside) == pytest.approx(share, abs=0.01)
+
+
+def test_interval_of_a_density_is_that_of_a_lognormal() -> None:
+    rng = np.random.default_rng(2)
+    numbers = 3 * lognormal(rng, 0.8, (200_000,))
+    density = xr.DataArray(3.0, name="density")
+    error = xr.DataArray(3 * np.sqrt(np.expm1(0.64)), name="density_error")
+    assert float(error) == pytest.approx(numbers.std(), rel=0.05)
+    low, high = calibration.interval(density, error)
+    quantiles = np.quantile(numbers, [0.1587, 0.8413])
+    np.testing.assert_allclose([float(low), float(high)], quantiles, rtol=0.02)
+
+
+def test_errors_lazily(pair: Any, fitted: Any, count_computes: Any) -> None:
+    density = pair[0]["density"]
+    chunked = density.chunk(x=16)
+    for name in ("density", "velocity"):
+        of = getattr(calibration, f"{name}_error")
+        with count_computes() as computes:
+            lazy = of(chunked, fitted[name])
+            assert computes.total == 0
+        assert lazy.chunks
+        np.testing.assert_allclose(lazy.compute(), of(density, fitted[name]), rtol=1e-4)
+
+
+def test_factor_of_a_lognormal() -> None:
+    rng = np.random.default_rng(1)
+    s = rng.uniform(0.4, 0.8, 100_000)
+    log_ratio = 1.1 * s * rng.standard_normal(s.size) - (1.1 * s) ** 2 / 2
+    assert calibration.lognormal_factor(log_ratio, s) == pytest.approx(1.1, abs=0.01)
+
+
+def test_rescaled_errors_say_by_what(fitted: dict[str, Any]) -> None:
+    copy = json.loads(json.dumps(fitted))
+    calibration.rescale(copy, "along", 0, 0.9)
+    before, after = (c["velocity"]["calibration"]["error"]["error"] for c in (fitted, copy))
+    np.testing.assert_allclose(after["along"], 0.9 * np.array(before["along"]), rtol=1e-4)
+    assert after["across"] == before["across"]
+    assert copy["velocity"]["calibration"]["factors"] == {"along": [0.9]}
+
+
+# --- a model ---
+
+
+@pytest.fixture(scope="module")
+def boxes(make_box: Callable[..., Path], tmp_path_factory: Any) -> list[Path]:
+    folder = tmp_path_factory.mktemp("boxes")
+    return [make_box(folder / f"box_{seed}.h5", seed=seed) for seed in (1, 2)]
+
+
+def observed_of(path: Path) -> xr.Dataset:
+    halos, _ = cf.open_box(path)
+    return halos.recon.select().recon.to_redshift_space("z").recon.paint(32)
+
+
+@pytest.fixture(scope="module")
+def observed(boxes: list[Path]) -> xr.Dataset:
+    return observed_of(boxes[1])
+
+
+@pytest.fixture(scope="module")
+def models(
+    make_models: Callable[..., Path], boxes: list[Path], observed: xr.Dataset, tmp_path_factory: Any
+) -> Path:
+    """Random models, calibrated."""
+    folder = make_models(tmp_path_factory.mktemp("models"), observed)
+    cf.calibrate(folder, boxes[:1], boxes[1:], symmetries=(1, 2), precision="float32")
+    return folder
+
+
+def test_the_cards_say_what_was_measured(models: Path, boxes: list[Path]) -> None:
+    for target in ("density", "velocity"):
+        card = load_model(target, models)[1]["calibration"]
+        assert card["command"] == (
+            f"cosmofields calibrate --model {models} --boxes box_1.h5 --validation box_2.h5 "
+            "--symmetries 1 2 --los z"
+        )
+        assert card["symmetries"] == [1, 2]
+        assert card["units"]["k"] == "h/Mpc"
+    assert set(card["restoration"]) == {"velocity", "momentum"}
+    assert {kind: len(rows) for kind, rows in card["factors"].items()} == {"across": 2, "along": 2}
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_validation_is_covered(models: Path, boxes: list[Path], observed: Any, n: int) -> None:
+    true = cf.open_box(boxes[1])[1].load()
+    fields = observed.recon.predict(models, precision="float32", uncertainty=True, symmetries=n)
+    assert list(fields) == ["density", "velocity", "momentum", "density_error", "velocity_error"]
+    low, high = calibration.interval(fields["velocity"], fields["velocity_error"])
+    inside = ((true["velocity"] >= low) & (true["velocity"] <= high)).mean(("x", "y", "z"))
+    assert float(inside[:2].mean()) == pytest.approx(0.6827, abs=0.005)
+    assert float(inside[2]) == pytest.approx(0.6827, abs=0.005)
+
+
+def test_predict_restores_each_field_on_its_own(models: Path, observed: xr.Dataset) -> None:
+    options: dict[str, Any] = {"precision": "float32", "symmetries": 2}
+    mean = observed.recon.predict(models, **options)
+    restored = observed.recon.predict(models, restore_power=True, **options)
+    for name, target in (
+        ("density", "density"),
+        ("velocity", "velocity"),
+        ("momentum", "velocity"),
+    ):
+        card = load_model(target, models)[1]
+        expected = calibration.restore(mean[name], card, symmetries=2)
+        np.testing.assert_array_equal(restored[name], expected)
+    for name in ("density", "velocity"):
+        one = getattr(cf, f"predict_{name}")(observed, models, restore_power=True, **options)
+        np.testing.assert_allclose(one, restored[name], rtol=1e-5, atol=1e-3)
+
+
+def test_estimators_are_not_mixed(models: Path, observed: xr.Dataset) -> None:
+    with pytest.raises(CosmofieldsError, match="expected one of them"):
+        cf.predict(observed, models, restore_power=True, uncertainty=True)
+
+
+def test_without_calibration_nothing_runs(
+    make_models: Any, observed: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cosmofields import engine
+
+    monkeypatch.setattr(engine, "run_tile", None)
+    bare = make_models(tmp_path / "bare", observed)
+    for options in ({"restore_power": True}, {"uncertainty": True}):
+        with pytest.raises(ModelMismatchError, match=r"'random-density' was not calibrated: .*"):
+            cf.predict(observed, bare, **options)
+        with pytest.raises(ModelMismatchError, match="was not calibrated"):
+            cf.reconstruct(observed, tmp_path / "a.zarr", model=bare, progress=False, **options)
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_what_calibrates_nothing_is_refused(
+    models: Path, boxes: list[Path], tmp_path: Path
+) -> None:
+    test = tmp_path / "box_9.h5"
+    test.write_bytes(boxes[0].read_bytes())
+    with h5py.File(test, "r+") as file:
+        file.attrs["role"] = "test"
+    before = (models / "density.json").read_text()
+    for arguments, message in (
+        (([test], boxes), "calls itself a test box"),
+        ((boxes[:1], [test]), "calls itself a test box"),
+        (([], boxes), "at least one box to measure"),
+    ):
+        with pytest.raises(CosmofieldsError, match=message):
+            cf.calibrate(models, *arguments)
+    with pytest.raises(CosmofieldsError, match="expected one or two numbers"):
+        cf.calibrate(models, boxes[:1], boxes[1:], symmetries=(1, 2, 4))
+    assert (models / "density.json").read_text() == before
+
+
+def test_reconstruct_keeps_both_estimators_and_the_errors(
+    models: Path, observed: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"precision": "float32", "symmetries": 2}
+    both = {"restore_power": True, "uncertainty": True}
+    store = tmp_path / "a.zarr"
+    arguments = {"model": models, "progress": False, **options, **both}
+    tree = cf.reconstruct(observed, store, **arguments)
+    fields = observed.recon.predict(models, uncertainty=True, **options)
+    restored = observed.recon.predict(models, restore_power=True, **options)
+    groups = ((tree["reconstructed"], fields), (tree["restored"], restored))
+    for group, expected in groups:
+        assert set(group.data_vars) == set(expected)
+        for name, field in expected.items():
+            scale = float(abs(field).max())
+            np.testing.assert_allclose(group[name], field, atol=1e-5 * scale, err_msg=str(name))
+            assert group[name].attrs["symmetries"] == 2 or "error" in str(name)
+    # What decides the numbers is in the plan: without it this is another reconstruction.
+    cf.reconstruct(observed, store, **arguments)
+    for change in ({"symmetries": 1}, {"restore_power": False}, {"uncertainty": False}):
+        with pytest.raises(CosmofieldsError, match=next(iter(change))):
+            cf.reconstruct(observed, store, **{**arguments, **change})

@@ -1,32 +1,18 @@
-"""The command line: each verb is one public function."""
+"""Verbs on fields: demo, evaluate, info, predict."""
 
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from .conventions import AXES, CosmofieldsError, require_extra
-
-if TYPE_CHECKING:
-    from .training import TrainingRun
-
-TARGETS = ("density", "velocity", "momentum")
+from ..conventions import AXES, CosmofieldsError, require_extra
+from .shared import Verbs, cosmology, one_or_three
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cosmofields",
-        description="Dark-matter density and velocity fields from a redshift-space halo catalogue.",
-    )
-    parser.add_argument("--version", action="version", version=version("cosmofields"))
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-
+def add_verbs(verbs: Verbs) -> None:
+    """Add the parsers of these verbs."""
     demo = verbs.add_parser(
         "demo",
         help="reconstruct a simulated box and score it",
@@ -39,6 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--box", help="HDF5 box; default: the sample in the package")
     demo.add_argument("--los", choices=AXES, default="z", help="line of sight (default: z)")
     demo.add_argument("--model", default="default", help="directory of saved models")
+    demo.set_defaults(run=_demo)
 
     evaluate = verbs.add_parser(
         "evaluate",
@@ -81,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         "--training", metavar="DIR", help="folder that training logged to, for its curves"
     )
     evaluate.add_argument("--title", help="of the page")
+    evaluate.set_defaults(run=_evaluate)
 
     info = verbs.add_parser(
         "info",
@@ -88,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Groups, fields, box, units, provenance of a Zarr store; whether it is whole.",
     )
     info.add_argument("store", metavar="STORE", help="path of a Zarr store")
+    info.set_defaults(run=_info)
 
     predict = verbs.add_parser(
         "predict",
@@ -112,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--redshift", type=float, help="default: the file's own")
     predict.add_argument(
         "--cosmology",
-        type=_cosmology,
+        type=cosmology,
         metavar="KEY=VALUE,...",
         help="Omega_m, Omega_b, h, n_s, sigma8; default: the file's own",
     )
@@ -139,54 +128,11 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--workers", type=int, default=1, help="of the scheduler's, to wait for (default: 1)"
     )
-
-    train = verbs.add_parser(
-        "train",
-        help="train one of the networks",
-        description="Train a density network, then a velocity network that sees its predictions, "
-        "then perhaps a momentum network that sees both. The same command resumes a run that was "
-        "stopped, or killed. Options overrule the file; those that neither gives have the values "
-        "of docs/training.md.",
-    )
-    train.add_argument(
-        "run",
-        metavar="CONFIG|TARGET",
-        help="TOML file (docs/examples); or density, velocity or momentum, and all as options",
-    )
-    train.add_argument("--target", choices=TARGETS, help="of a file: train this one instead")
-    train.add_argument("--boxes", nargs="+", help="boxes to train on: HDF5, or stores of simulate")
-    train.add_argument("--validation", nargs="+", help="boxes to choose by")
-    train.add_argument("--out", help="directory to write (default: models)")
-    train.add_argument(
-        "--density-model", help="directory of the models of the earlier steps (default: --out)"
-    )
-    train.add_argument("--workers", type=int, help="processes that make crops")
-    train.add_argument(
-        "--number-density", nargs="+", type=float, help="of the mass bins, cumulative, (h/Mpc)^3"
-    )
-    train.add_argument("--weighting", choices=("mass", "number"), help="what a halo counts")
-    train.add_argument("--architecture", choices=("residual", "paper"))
-    train.add_argument("--widths", nargs="+", type=int, help="channels of each level")
-    train.add_argument("--dropout", type=float, help="of the paper's architecture")
-    for name, what in (
-        ("steps", "of the optimiser, in the main phase"),
-        ("settle-steps", "after these, with the batch norm held fixed"),
-        ("steps-per-epoch", "between two validations"),
-        ("patience", "epochs without a lower validation loss that end the main phase"),
-        ("batch-size", "crops a step"),
-        ("crop", "cells a side"),
-        ("margin", "outer cells of a crop, left out of the loss"),
-        ("seed", "of weights and crops"),
-    ):
-        train.add_argument(f"--{name}", type=int, help=what)
-    train.add_argument("--learning-rate", type=float, help="at its peak")
-    train.add_argument("--ema-decay", type=float, help="of the averaged weights")
-    train.add_argument("--precision", choices=("bf16-mixed", "32-true"))
-    return parser
+    predict.set_defaults(run=_predict)
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from .demo import demo
+    from ..demo import demo
 
     demo(args.out, args.box, los=args.los, model=args.model, command=args.command)
 
@@ -194,8 +140,8 @@ def _demo(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from .reporting import PAGE, check_output, report
-    from .reporting.inputs import gather
+    from ..reporting import PAGE, check_output, report
+    from ..reporting.inputs import gather
 
     out = Path(args.out)
     check_output(out)
@@ -211,14 +157,14 @@ def _evaluate(args: argparse.Namespace) -> None:
         halos_true=args.halos_true,
     )
     if args.training:
-        from .plotting import open_curves
+        from ..plotting import open_curves
 
         given["training"] = open_curves(args.training)
     report(
         **given,
         out=out,
-        sub_boxes=_one_or_three(args.sub_boxes),
-        stride=_one_or_three(args.stride),
+        sub_boxes=one_or_three(args.sub_boxes),
+        stride=one_or_three(args.stride),
         title=args.title,
         command=args.command,
         console=Console(stderr=True),
@@ -227,25 +173,9 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    from .store import describe
+    from ..store import describe
 
     print(describe(args.store), end="")
-
-
-def _cosmology(text: str) -> dict[str, float]:
-    """Parameters of ``Omega_m=0.3,h=0.7``."""
-    try:
-        pairs = [pair.split("=") for pair in text.split(",")]
-        return {key.strip(): float(value) for key, value in pairs}
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}; expected Omega_m=0.268,h=0.71,Omega_b=0.0445,n_s=0.968,sigma8=0.83"
-        ) from None
-
-
-def _one_or_three(values: list[Any] | None) -> Any:
-    """A single number as such; what is no list of three is refused where it is used."""
-    return values[0] if values and len(values) == 1 else values
 
 
 @contextmanager
@@ -272,13 +202,13 @@ def _client(scheduler: str | None, workers: int) -> Iterator[None]:
 
 
 def _predict(args: argparse.Namespace) -> None:
-    from .catalog import to_redshift_space
-    from .readers import open_catalog
-    from .reconstruction import reconstruct
+    from ..catalog import to_redshift_space
+    from ..readers import open_catalog
+    from ..reconstruction import reconstruct
 
     halos = open_catalog(
         args.catalog if len(args.catalog) > 1 else args.catalog[0],
-        box_size=_one_or_three(args.box_size),
+        box_size=one_or_three(args.box_size),
         redshift=args.redshift,
         cosmology=args.cosmology,
         los=args.los if args.redshift_space else None,
@@ -299,7 +229,7 @@ def _predict(args: argparse.Namespace) -> None:
         reconstruct(
             halos,
             args.out,
-            n_grid=_one_or_three(args.n_grid),
+            n_grid=one_or_three(args.n_grid),
             model=args.model,
             memory=args.memory,
             device=args.device,
@@ -307,50 +237,3 @@ def _predict(args: argparse.Namespace) -> None:
             allow_mismatch=args.allow_mismatch,
         )
     print(args.out)
-
-
-def run_of(args: argparse.Namespace) -> TrainingRun:
-    """What the arguments of ``cosmofields train`` ask for, with those of its file."""
-    from .training import KEYS, read_run
-
-    options = {key: getattr(args, key) for keys in KEYS.values() for key in keys}
-    if args.run in TARGETS:
-        return read_run(**{**options, "target": args.run})
-    return read_run(args.run, **options)
-
-
-def _train(args: argparse.Namespace) -> None:
-    from .training import train
-
-    run = run_of(args)
-    card = train(
-        run.config,
-        run.boxes,
-        run.validation,
-        run.out,
-        density_model=run.density_model or run.out,
-        workers=run.workers,
-    )
-    print(f"Saved {card}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; return the exit code: 0, or 2 for input that cannot be used."""
-    args = _parser().parse_args(argv)
-    args.command = shlex.join(["cosmofields", *(sys.argv[1:] if argv is None else argv)])
-    verb = {
-        "demo": _demo,
-        "evaluate": _evaluate,
-        "info": _info,
-        "predict": _predict,
-        "train": _train,
-    }[args.verb]
-    try:
-        verb(args)
-    except CosmofieldsError as error:
-        print(f"cosmofields {args.verb}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"cosmofields {args.verb}: interrupted", file=sys.stderr)
-        return 130
-    return 0

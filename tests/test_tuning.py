@@ -236,6 +236,21 @@ def test_another_study_is_refused(landscape: Landscape, boxes: Any, tmp_path: Pa
     assert len(landscape.seen) == 1
 
 
+def test_another_density_model_is_another_study(
+    landscape: Landscape,
+    boxes: Any,
+    make_models: Callable[..., Path],
+    observed: xr.Dataset,
+    tmp_path: Path,
+) -> None:
+    given = {"boxes": boxes, "trials": 1, "config": config(target="velocity")}
+    search_in(tmp_path / "out", **given)
+    models = make_models(tmp_path / "models", observed)
+    with pytest.raises(CosmofieldsError, match="a study of other density_model:"):
+        search_in(tmp_path / "out", **given, density_model=models)
+    assert read_run(tmp_path / "out/best.toml").density_model == "default"
+
+
 def test_one_call_holds_a_study(landscape: Landscape, boxes: Any, tmp_path: Path) -> None:
     with alone(tmp_path / "out"), pytest.raises(StoreError, match="Another call"):
         search_in(tmp_path / "out", boxes, 1)

@@ -38,7 +38,7 @@ def tune(
     The tree-structured Parzen estimator proposes settings, after those of ``config`` itself.
     Each sees the same number of crops, whatever its batch size and boxes, and is judged by the
     same validation crops.  Its first fit is pruned if, past half of the main phase, the loss is
-    above the median of the finished trials after as many crops.  What is left is fitted
+    above the median of the finished trials after as many epochs.  What is left is fitted
     ``repeats`` times, with other seeds, and the mean counts.
 
     With a ``distributed.Client`` each of its workers runs one trial at a time; otherwise they run
@@ -53,7 +53,8 @@ def tune(
         As :func:`~cosmofields.training.train` takes them; every worker must see these paths.
     out : directory
         Gets ``study.log`` (Optuna's journal), ``boxes/``, ``fits/TRIAL/seed-SEED/`` (each as
-        ``train`` leaves it, without checkpoints), ``trials.csv``, ``best.json``, ``figures/``.
+        ``train`` leaves it, without checkpoints), ``trials.csv``, ``figures/``, and
+        ``best.toml``, a configuration for ``cosmofields train``.
     trials : int
         Settings in all, those of earlier calls included.  What is finished is not repeated; what
         was killed goes on from its last epoch.
@@ -129,8 +130,8 @@ def open_trials(out: str | Path) -> xr.Dataset:
     Dataset, dim trial
         ``state`` (``complete``, ``pruned``, ``running``), ``loss`` (mean over the fits of a
         complete one, else NaN), ``loss_spread`` (their standard deviation; NaN of one), ``fits``,
-        the settings, ``last_loss`` and ``crops`` (validation loss that the first fit reported
-        last, and the crops seen by then), ``seconds`` of training.
+        the settings, ``epochs`` and ``last_loss`` (of the first fit: how far it has come, and its
+        validation loss there), ``seconds`` of training, ``reason`` of pruning.
 
     Raises
     ------

@@ -474,3 +474,42 @@ precision = "32-true"
         weights.append((tmp_path / name / "density.safetensors").read_bytes())
     assert losses[0] == losses[1]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_batch(box_file: Path, validation_file: Path, tmp_path: Path) -> None:
+    script = tmp_path / "fit.py"
+    script.write_text(
+        """
+import sys
+from cosmofields.training import TrainingConfig, train
+
+if __name__ == "__main__":
+    config = TrainingConfig("density", options={"widths": [4, 4, 4]}, steps=8, settle_steps=4,
+        steps_per_epoch=4, batch_size=2, crop=16, margin=2, precision="32-true")
+    *boxes, out = sys.argv[1:]
+    for devices in (1, 2):
+        train(config, boxes[:1], boxes[1:], f"{out}/{devices}", devices=devices)
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), str(box_file), str(validation_file), str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("density: epoch")]
+    assert len(lines) == 6, "one process says how far both are"
+    one, two = (
+        json.loads((tmp_path / f"{devices}" / "density.json").read_text())["training"]
+        for devices in (1, 2)
+    )
+    # Alike, not equal: each process normalises its own crop.
+    assert two["validation_loss"] == pytest.approx(one["validation_loss"], rel=1e-2)
+
+
+def test_devices_share_whole_batches(box_file: Path, validation_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(CosmofieldsError, match="devices=2; expected a divisor of batch_size=1"):
+        train(config("density"), [box_file], [validation_file], tmp_path / "out", devices=2)
+    assert not (tmp_path / "out").exists()

@@ -39,6 +39,7 @@ validation = ["b.zarr"]
 out = "here"
 density_model = "there"
 workers = 2
+devices = 4
 [observation]
 number_density = [1e-3]
 weighting = "number"
@@ -62,7 +63,7 @@ seed = 7
     from_file = run(text, tmp_path)
     options = (
         "velocity --boxes a.h5 c.h5 --validation b.zarr --out here --density-model there "
-        "--workers 2 --number-density 0.001 --weighting number --architecture paper "
+        "--workers 2 --devices 4 --number-density 0.001 --weighting number --architecture paper "
         "--widths 8 16 32 --dropout 0.2 --steps 10 --settle-steps 20 --steps-per-epoch 5 "
         "--patience 3 --batch-size 4 --crop 32 --margin 4 --learning-rate 0.001 "
         "--ema-decay 0.99 --precision 32-true --seed 7"
@@ -87,7 +88,7 @@ seed = 7
         seed=7,
     )
     assert from_file == TrainingRun(
-        from_file.config, ("a.h5", "c.h5"), ("b.zarr",), "here", "there", 2
+        from_file.config, ("a.h5", "c.h5"), ("b.zarr",), "here", "there", 2, 4
     )
     # The card's command leads back to the configuration.
     words = shlex.split(command(from_file.config, ["x/a.h5", "c.h5"], ["b.zarr"]))

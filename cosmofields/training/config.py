@@ -91,6 +91,7 @@ KEYS: dict[str, dict[str, Any]] = {
         "out": str,
         "density_model": str,
         "workers": int,
+        "devices": int,
     },
     "observation": {"number_density": list, "weighting": str},
     "model": {"architecture": str, "widths": list, "dropout": NUMBER},
@@ -126,7 +127,9 @@ class TrainingRun:
     density_model : str, optional
         Directory of the models that this one sees the predictions of; default: ``out``.
     workers : int
-        Processes that load crops, besides the thread that always does.
+        Processes that make crops, besides the thread that always does.
+    devices : int
+        That share each batch.
     """
 
     config: TrainingConfig
@@ -135,6 +138,7 @@ class TrainingRun:
     out: str = "models"
     density_model: str | None = None
     workers: int = 0
+    devices: int = 1
 
 
 def read_run(path: str | Path | None = None, **overrides: Any) -> TrainingRun:
@@ -184,7 +188,11 @@ def read_run(path: str | Path | None = None, **overrides: Any) -> TrainingRun:
         config,
         boxes=tuple(_expand(given["boxes"])),
         validation=tuple(_expand(given["validation"])),
-        **{key: given[key] for key in ("out", "density_model", "workers") if key in given},
+        **{
+            key: given[key]
+            for key in ("out", "density_model", "workers", "devices")
+            if key in given
+        },
     )
 
 

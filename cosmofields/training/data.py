@@ -21,7 +21,10 @@ VALIDATION_CROPS = 16
 
 
 class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
-    """Samples (epoch, i) of the epoch that Lightning sets, or of ``fixed``."""
+    """Samples (epoch, i) of the epoch that Lightning sets, or of ``fixed``.
+
+    Of several processes, each takes its share: together a batch is what one would have taken.
+    """
 
     def __init__(self, length: int, fixed: int | None = None) -> None:
         self.length = length
@@ -33,13 +36,19 @@ class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Samples an epoch."""
-        return self.length
+        """Samples an epoch, of this process."""
+        return len(self._share())
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """The samples of one epoch; epoch 0 is that of validation."""
         epoch = 1 + self.epoch if self.fixed is None else self.fixed
-        return ((epoch, i) for i in range(self.length))
+        return ((epoch, i) for i in self._share())
+
+    def _share(self) -> range:
+        group = torch.distributed
+        if not (group.is_available() and group.is_initialized()):
+            return range(self.length)
+        return range(group.get_rank(), self.length, group.get_world_size())
 
 
 class Loader:
@@ -98,8 +107,10 @@ def loaders(
     boxes: Sequence[Arrays | Files],
     validation: Sequence[Arrays | Files],
     workers: int = 0,
+    devices: int = 1,
 ) -> tuple[Loader, Loader]:
     """Crops of the training boxes, new ones each epoch, and fixed ones of the validation boxes."""
+    size = config.batch_size // devices
 
     def samples(of: Sequence[Arrays | Files], seed: int) -> BoxSamples:
         return BoxSamples(
@@ -113,9 +124,9 @@ def loaders(
     train = Loader(
         samples(boxes, config.seed),
         EpochSampler(length),
-        batch_size=config.batch_size,
+        batch_size=size,
         workers=workers,
     )
     # The same for every seed, so that runs compare; few, once an epoch: the thread is enough.
     chosen = EpochSampler(VALIDATION_CROPS, fixed=0)
-    return train, Loader(samples(validation, 0), chosen, batch_size=config.batch_size)
+    return train, Loader(samples(validation, 0), chosen, batch_size=size)

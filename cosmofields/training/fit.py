@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,12 @@ class Fit(lightning.LightningModule):
         """Loss of one batch."""
         loss = self._loss(batch)
         size = len(batch[0])
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=size)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Log the loss of the validation crops."""
-        self.log("val_loss", self._loss(batch), batch_size=len(batch[0]))
+        self.log("val_loss", self._loss(batch), batch_size=len(batch[0]), sync_dist=True)
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         x, truth = batch
@@ -108,6 +109,13 @@ class Fit(lightning.LightningModule):
         """Settle from ``epoch`` on."""
         self.settle_from = epoch
         self.trainer.fit_loop.max_epochs = epoch + self.config.epochs[1]
+
+
+def _average(
+    average: torch.Tensor, current: torch.Tensor, number: Any, *, decay: float
+) -> torch.Tensor:
+    # Lightning's own exponential average is of a local function, which no process can be sent.
+    return decay * average + (1 - decay) * current
 
 
 class EarlySettling(callbacks.EarlyStopping):
@@ -161,10 +169,10 @@ class Checkpoints(callbacks.Checkpoint):
 class Progress(callbacks.Callback):
     """A line an epoch: losses, seconds, the share of them spent waiting for crops, time left."""
 
-    def __init__(self, loader: Loader, best: Checkpoints, console: Console) -> None:
+    def __init__(self, loader: Loader, best: Checkpoints, quiet: bool) -> None:
         self.loader = loader
         self.best = best
-        self.console = console
+        self.quiet = quiet
         self.first: tuple[int, float] | None = None
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Fit) -> None:
@@ -182,8 +190,8 @@ class Progress(callbacks.Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Fit) -> None:
         """Log the times, and say where the fit is."""
         steps = pl_module.config.steps_per_epoch
-        pl_module.log("step_seconds", self.took / steps, batch_size=1)
-        pl_module.log("loading_seconds", self.waited / steps, batch_size=1)
+        pl_module.log("step_seconds", self.took / steps, batch_size=1, sync_dist=True)
+        pl_module.log("loading_seconds", self.waited / steps, batch_size=1, sync_dist=True)
         done, total = trainer.current_epoch + 1, trainer.fit_loop.max_epochs
         assert self.first is not None
         epoch, began = self.first
@@ -191,7 +199,9 @@ class Progress(callbacks.Callback):
         losses = {
             name: float(trainer.callback_metrics[name]) for name in ("train_loss", "val_loss")
         }
-        self.console.print(
+        if not trainer.is_global_zero:
+            return
+        Console(stderr=True, quiet=self.quiet).print(
             f"{pl_module.config.target}: epoch {done} of {total}"
             f"{', settling' if done > pl_module.settle_from else ''}, "
             f"loss {losses['train_loss']:.4g}, validation {losses['val_loss']:.4g}"
@@ -244,18 +254,28 @@ def _quiet() -> Iterator[None]:
 
 
 def run_fit(
-    fit: Fit, data: tuple[Loader, Loader], out: Path, progress: bool, extra: Sequence[Any] = ()
+    fit: Fit,
+    data: tuple[Loader, Loader],
+    out: Path,
+    progress: bool,
+    extra: Sequence[Any] = (),
+    devices: int = 1,
 ) -> float:
     """Fit, or go on with a fit; leave the best averaged weights in ``fit``; return their loss."""
     config = fit.config
     last, logs = out / f"{config.target}-checkpoints" / "last.ckpt", f"{config.target}-log"
     best = Checkpoints(last)
-    followers: list[Any] = [callbacks.EMAWeightAveraging(decay=config.ema_decay), best]
+    followers: list[Any] = [
+        callbacks.WeightAveraging(
+            use_buffers=True, avg_fn=partial(_average, decay=config.ema_decay)
+        ),
+        best,
+    ]
     if config.patience:
         followers.append(
             EarlySettling("val_loss", patience=config.patience, check_on_train_epoch_end=False)
         )
-    followers.append(Progress(data[0], best, Console(stderr=True, quiet=not progress)))
+    followers.append(Progress(data[0], best, quiet=not progress))
     written = [loggers.CSVLogger(out, name=logs)]
     if find_spec("tensorboard") or find_spec("tensorboardX"):
         written.append(loggers.TensorBoardLogger(out, name=f"{config.target}-tensorboard"))
@@ -263,7 +283,9 @@ def run_fit(
     with _quiet():
         trainer = lightning.Trainer(
             max_epochs=sum(config.epochs),
-            devices=1,
+            devices=devices,
+            # Spawned, so that what comes before the fit is done once.
+            strategy="ddp_spawn" if devices > 1 else "auto",
             precision=config.precision,
             gradient_clip_val=1.0,
             num_sanity_val_steps=0,
@@ -275,6 +297,9 @@ def run_fit(
             enable_model_summary=False,
         )
         trainer.fit(fit, *data, ckpt_path=str(last) if last.exists() else None)
+    if devices > 1:
+        # The processes that had them are gone.
+        best.on_load_checkpoint(trainer, fit, torch.load(last, map_location="cpu"))
     if best.weights is None:
         raise CosmofieldsError(
             f"The {config.target} fit gave no finite validation loss, and no model was saved; "

@@ -19,7 +19,7 @@ from ..samples import cache_box, file_digest, prepare_box
 from ..store import open_store
 from ..unet import load_model, save_model
 from .config import TrainingConfig, command
-from .data import loaders
+from .data import VALIDATION_CROPS, loaders
 from .fit import Fit, lightning, run_fit
 
 
@@ -31,6 +31,7 @@ def train(
     *,
     density_model: str | Path = "default",
     workers: int = 0,
+    devices: int = 1,
     prepared: str | Path | None = None,
     extra: Sequence[Any] = (),
     progress: bool = True,
@@ -54,6 +55,9 @@ def train(
     workers : int
         Processes that make crops.  One thread always does, ahead of the step; on a GPU whose steps
         are shorter than it takes to make a crop, processes help.  They change no number.
+    devices : int
+        GPUs, or processes of the CPU, that share each batch: a divisor of the batch size.  Called
+        from a script, it needs ``if __name__ == "__main__":``, for the processes are spawned.
     prepared : directory, optional
         Of the prepared boxes, for several runs to share; default: ``out/boxes``.
     extra : sequence of Lightning callbacks
@@ -79,6 +83,11 @@ def train(
     fit = Fit(config)
     trained_for = check_run(fit, boxes, validation)
     earlier = _earlier(fit, density_model)
+    if devices < 1 or config.batch_size % devices or VALIDATION_CROPS % devices:
+        raise CosmofieldsError(
+            f"devices={devices}; expected a divisor of batch_size={config.batch_size}, and of "
+            f"{VALIDATION_CROPS}, the crops of validation"
+        )
     _remember(config, boxes, validation, out)
 
     wanted = [(path, los) for path in boxes for los in AXES] + [(path, "z") for path in validation]
@@ -109,8 +118,8 @@ def train(
         )
         for path in track(stores, progress, "loading the boxes")
     ]
-    data = loaders(config, files[:n_train], files[n_train:], workers)
-    score = run_fit(fit, data, out, progress, extra)
+    data = loaders(config, files[:n_train], files[n_train:], workers, devices)
+    score = run_fit(fit, data, out, progress, extra, devices)
     card = {
         "name": f"{config.architecture}-{config.target}",
         "target": config.target,

@@ -27,7 +27,8 @@ TOPICS = {
     ),
     "Fields": "paint paint_matter sample",
     "Reconstruction": (
-        "linear_theory linear_velocity predict predict_density predict_velocity reconstruct"
+        "linear_theory linear_velocity predict predict_density predict_velocity reconstruct "
+        "calibrate"
     ),
     "Stores": "open_store write_store",
     "Derivatives": "gradient divergence curl helmholtz longitudinal transverse magnitude",

@@ -71,7 +71,6 @@ def add_verbs(verbs: Verbs) -> None:
     )
     train.add_argument("--workers", type=int, help="processes that make crops")
     train.add_argument("--devices", type=int, help="GPUs, or processes, that share each batch")
-    train.add_argument("--devices", type=int, help="that share each batch")
     train.add_argument(
         "--number-density", nargs="+", type=float, help="of the mass bins, cumulative, (h/Mpc)^3"
     )
@@ -136,7 +135,6 @@ def _train(args: argparse.Namespace) -> None:
         run.out,
         density_model=run.density_model or run.out,
         workers=run.workers,
-        devices=run.devices,
         devices=run.devices,
     )
     print(f"Saved {card}")

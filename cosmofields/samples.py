@@ -22,7 +22,14 @@ from numpy.typing import NDArray
 from . import linear
 from .catalog import NUMBER_DENSITY, select, to_redshift_space
 from .conventions import AXES, StoreError, check_filled
-from .inference import Loaded, axes_to_los_last, run_in_box, turn, vector_channels
+from .inference import (
+    Loaded,
+    axes_to_los_last,
+    model_inputs,
+    run_in_box,
+    turn,
+    vector_channels,
+)
 from .kernels.symmetry import transform
 from .painting import paint
 from .readers import open_box
@@ -217,9 +224,10 @@ def load_box(
         fields["density"] = ds["density"].copy(data=predicted[0])
     if "velocity" in names:
         network, card = (earlier or {})["velocity"]
-        x = field_inputs(observed, network.inputs, fields, bias=card["linear_bias"]["mass_bins"])
+        of = card["linear_bias"]["mass_bins"]
+        x = model_inputs(observed, network.inputs, fields=fields, bias=of)
         fields["velocity"] = ds["velocity"].copy(data=run_in_box(network, x, los))
-    x = field_inputs(observed, names, fields, bias=bias)
+    x = model_inputs(observed, names, fields=fields, bias=bias)
     if target == "momentum":
         truth = ds["velocity"].values * ds["density"].values
     else:
@@ -229,29 +237,6 @@ def load_box(
         np.ascontiguousarray(turn(x, order, vector), np.float32),
         np.ascontiguousarray(turn(truth if vector else truth[None], order, vector), np.float32),
     )
-
-
-def field_inputs(
-    observed: xr.Dataset,
-    names: Sequence[str],
-    fields: Mapping[str, xr.DataArray],
-    *,
-    bias: Sequence[float] | None,
-) -> NDArray[np.float32]:
-    """Channels (channel, x, y, z) that a model's ``inputs`` name, in the axes of the box.
-
-    Halos come from ``observed``, linear theory from its filter, what earlier steps predicted from
-    ``fields``.
-    """
-    linear_fields: dict[str, xr.DataArray] = {}
-    if "linear_velocity" in names:
-        linear_fields["linear_velocity"] = linear.linear_velocity(observed, bias=bias)
-    if "linear_momentum" in names:
-        theory = linear.linear_theory(observed, bias=bias)
-        linear_fields["linear_momentum"] = theory["momentum"]
-    known = {**fields, **linear_fields, "halo_density": observed["halo_density"]}
-    channels = [known[name].values for name in names]
-    return np.concatenate([array if array.ndim == 4 else array[None] for array in channels])
 
 
 def cache_box(

@@ -27,7 +27,7 @@ import xarray as xr
 from cosmofields import training
 from cosmofields.catalog import NUMBER_DENSITY
 from cosmofields.conventions import CosmofieldsError
-from cosmofields.inference import predict
+from cosmofields.inference import predict, predict_momentum
 from cosmofields.plotting import open_curves
 from cosmofields.readers import open_box
 from cosmofields.samples import BoxSamples
@@ -127,8 +127,20 @@ def test_momentum_sees_what_the_earlier_steps_predict(
     np.testing.assert_allclose(inputs[5:], velocity, atol=0.05)
     true = (ds["velocity"] * ds["density"]).values[[2, 0, 1]].transpose(0, 3, 1, 2)
     np.testing.assert_allclose(truth, true, rtol=1e-5)
-    model, _ = load_model("momentum", out)
-    assert model.n_in == 8
+    # In use it sees the same, eagerly and lazily.
+    observed = ds[["halo_density"]]
+    momentum = predict_momentum(observed, out, precision="float32")
+    with torch.no_grad():
+        seen = load_model("momentum", out)[0](torch.from_numpy(inputs)[None])[0].numpy()
+    np.testing.assert_allclose(
+        momentum.values[[2, 0, 1]].transpose(0, 3, 1, 2)[:, 12:20, 12:20, 12:20],
+        seen[:, 12:20, 12:20, 12:20],
+        atol=0.1,
+    )
+    lazy = predict_momentum(observed.chunk({"x": 16}), out, precision="float32")
+    assert lazy.chunks
+    np.testing.assert_allclose(lazy, momentum, atol=0.05)
+    assert momentum.attrs["units"] == "km/s"
     # Earlier models that saw other halos are refused.
     with pytest.raises(CosmofieldsError, match="train a density model on the same halos first"):
         train(

@@ -1,7 +1,7 @@
 """A saved model over a box: what it sees, how it runs, and the fields that come of it."""
 
 from ..engine import vector_channels
-from .fields import Loaded, predict, predict_density, predict_velocity
+from .fields import Loaded, predict, predict_density, predict_momentum, predict_velocity
 from .inputs import Bias, check_box, model_inputs
 from .measuring import calibrate
 from .running import apply_model, axes_to_los_last, run_in_box, track, turn
@@ -16,6 +16,7 @@ __all__ = [
     "model_inputs",
     "predict",
     "predict_density",
+    "predict_momentum",
     "predict_velocity",
     "run_in_box",
     "track",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..conventions import (
     variable,
 )
 from ..cosmology import as_cosmology, cosmology_of, redshift_of
-from ..linear import linear_velocity
+from ..linear import linear_theory, linear_velocity
 
 Bias = float | Sequence[float]
 # Beyond these relative differences a box is not what the model was trained for.
@@ -26,34 +26,41 @@ REDSHIFT_TOLERANCE = 0.05
 
 
 def model_inputs(
-    observed: xr.Dataset, target: str, *, density: xr.DataArray | None, bias: Bias | None
+    observed: xr.Dataset,
+    names: Sequence[str],
+    *,
+    fields: Mapping[str, xr.DataArray] | None = None,
+    bias: Bias | None = None,
 ) -> Any:
     """Input channels (channel, x, y, z) of a model, in the axes of the box.
 
     Parameters
     ----------
     observed : Dataset
-        With ``halo_density``.
-    target : {"density", "velocity"}
-    density : DataArray, dims (x, y, z)
-        The density that a velocity model sees; not used for a density model.
+        With ``halo_density``, and perhaps a ``linear_velocity`` that is made otherwise.
+    names : sequence of str
+        The model's ``inputs``.
+    fields : mapping of name to DataArray
+        What earlier steps predicted: a ``density``, a ``velocity``.
     bias : float or one a mass bin
-        Of the filter of the linear velocity that a velocity model sees.
+        Of the filter of a linear velocity or momentum among the inputs.
 
     Returns
     -------
     numpy or dask array, as ``observed`` is
     """
-    halos = variable(observed, "halo_density")
-    if target == "density":
-        return halos.data
-    assert density is not None
-    if "linear_velocity" in observed:
-        linear = observed["linear_velocity"].transpose("component", *AXES)
-    else:
-        linear = linear_velocity(observed, bias=bias)
-    check_same_grid(halos, density, linear)
-    return np.concatenate([halos.data, density.data[None], linear.data])
+    known = {"halo_density": variable(observed, "halo_density"), **(fields or {})}
+    if "linear_velocity" in names:
+        given = "linear_velocity" in observed
+        known["linear_velocity"] = (
+            observed["linear_velocity"] if given else linear_velocity(observed, bias=bias)
+        )
+    if "linear_momentum" in names:
+        known["linear_momentum"] = linear_theory(observed, bias=bias)["momentum"]
+    arrays = [known[name].transpose(..., *AXES) for name in names]
+    check_same_grid(*arrays)
+    channels = [array.data if array.ndim == 4 else array.data[None] for array in arrays]
+    return np.concatenate(channels) if len(channels) > 1 else channels[0]
 
 
 def check_box(observed: xr.Dataset, card: dict[str, Any], multiple: int = 4) -> None:

@@ -28,7 +28,7 @@ from cosmofields import training
 from cosmofields.catalog import NUMBER_DENSITY
 from cosmofields.conventions import CosmofieldsError
 from cosmofields.inference import predict, predict_momentum
-from cosmofields.plotting import open_curves
+from cosmofields.plotting import open_curves, plot_training
 from cosmofields.readers import open_box
 from cosmofields.samples import BoxSamples
 from cosmofields.store import open_store, write_store
@@ -90,6 +90,8 @@ def test_train_both_steps_and_use_them(
         assert np.isfinite(card["training"]["validation_loss"])
         curve = next((out / f"{target}-log").rglob("metrics.csv")).read_text()
         assert "val_loss" in curve
+    figure = plot_training(out)
+    assert [ax.get_title() for ax in figure.axes] == ["density", "velocity"]
     store = next((out / "boxes").glob(f"{box_file.stem}-x-*.zarr"))
     observed = open_store(store)[["halo_density"]]
     fields = predict(observed.load(), out)

@@ -33,6 +33,7 @@ from .comparison import (
 from .conventions import (
     COMPONENTS,
     CONVENTIONS,
+    DimensionError,
     NotPeriodicError,
     grid_of,
     listing,
@@ -176,8 +177,9 @@ def evaluate(
     NotPeriodicError
         If a box is not periodic, and no ``taper`` is given.
     GridMismatchError, DimensionError
-        If the grids, redshifts or lines of sight differ, a field does not span its box, edges,
-        limits or the taper are none, or what is given is no Dataset.
+        If the grids, redshifts or lines of sight differ, or the simulations of which both
+        ``attrs["source"]`` tell; a field does not span its box, or has other units than it should;
+        edges, limits or the taper are none, or what is given is no Dataset.
     CosmofieldsError
         If a field holds NaN or infinity.
 
@@ -320,8 +322,26 @@ def scores_table(results: Mapping[str, xr.Dataset]) -> Table:
     -------
     dict
         ``table[label][field][score]``: a float (None where undefined); of a component score a dict
-        over "x", "y", "z"; under ``units`` the field's units.
+        over "x", "y", "z"; under ``units`` the field's units.  What is rounding next to the
+        truth, such as the curl of a gradient, is no number: see :func:`without_rounding`.
+
+    Raises
+    ------
+    DimensionError
+        If ``results`` is no mapping of labels to results.
     """
+    # A Dataset is a mapping too, of its variables.
+    if isinstance(results, xr.Dataset) or not isinstance(results, Mapping):
+        raise DimensionError(
+            f"scores_table takes results by label, and a {type(results).__name__} was given: "
+            "scores_table({'network': result})"
+        )
+    for name, result in results.items():
+        if not (isinstance(result, xr.Dataset) and "field" in result.dims):
+            raise DimensionError(
+                f"{name!r} is not what evaluate returned: scores_table({{{name!r}: "
+                "evaluate(predicted, true)})"
+            )
     return {label: _scores_of(result) for label, result in results.items()}
 
 
@@ -412,6 +432,21 @@ _ROWS: list[tuple[str, str, Callable[..., str]]] = [
 ]
 
 
+def without_rounding(result: xr.Dataset) -> xr.Dataset:
+    """Scores without the digits that floating point leaves of zero.
+
+    A prediction whose variance is below 1e-8 of the truth's has mean and scatter 0, and neither a
+    correlation nor a slope (NaN); a mean below 1e-6 of the true scatter is 0.
+    """
+    scale = result["std_true"]
+    empty = result["std_predicted"] < 1e-4 * scale
+    new = {name: result[name].where(~empty) for name in ("correlation_coefficient", "slope")}
+    new["std_predicted"] = result["std_predicted"].where(~empty, 0.0)
+    for name in ("mean_predicted", "mean_true"):
+        new[name] = result[name].where(abs(result[name]) >= 1e-6 * scale, 0.0)
+    return result.assign(new)
+
+
 def _scores_of(result: xr.Dataset) -> dict[str, dict[str, Any]]:
     def plain(value: xr.DataArray) -> Any:
         if value.ndim:
@@ -419,6 +454,7 @@ def _scores_of(result: xr.Dataset) -> dict[str, dict[str, Any]]:
         number = float(value)
         return number if np.isfinite(number) else None
 
+    result = without_rounding(result)
     table: dict[str, dict[str, Any]] = {}
     for key, (dims, _, _) in _SCORES.items():
         for name in result[dims[0]].values if key in result else ():

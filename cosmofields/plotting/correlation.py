@@ -97,7 +97,8 @@ def plot_correlation_2d(
     Returns
     -------
     matplotlib.figure.Figure
-        One panel with both axes in Mpc/h, to the same scale.
+        One panel with both axes in Mpc/h, to the same scale; the levels are written on the
+        truth, or on the first curve where there is none.
 
     Raises
     ------
@@ -122,7 +123,7 @@ def plot_correlation_2d(
         )
     curves = sorted(curves, key=lambda curve: not curve.is_truth)  # beneath the lines
     styles = curve_styles(curves)
-    with style.figure((style.COLUMN, style.COLUMN + 0.2)) as figure:
+    with style.figure((style.COLUMN, style.COLUMN - 0.1)) as figure:
         lines, patches = style.matplotlib("lines"), style.matplotlib("patches")
         ax = figure.subplots()
         handles = []
@@ -145,7 +146,9 @@ def plot_correlation_2d(
             if reached.size:
                 dashes = {"colors": line["color"], "linestyles": [line["linestyle"]]}
                 width = line.get("linewidth", 1.2)
-                ax.contour(across, along, xi.T, reached, linewidths=width, **dashes)
+                drawn = ax.contour(across, along, xi.T, reached, linewidths=width, **dashes)
+                if curve is curves[0]:
+                    ax.clabel(drawn, fmt="%g", inline=False, fontsize=6, colors="black")
         reach = _reach([curve.values for curve in curves], ordered[0])
         ax.set(
             xlim=(-reach, reach),
@@ -154,7 +157,7 @@ def plot_correlation_2d(
             xlabel=rf"$r_\perp$ [{style.LENGTH}]",
             ylabel=rf"$r_\parallel$ [{style.LENGTH}]",
         )
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 2))
+        style.legend_above(figure, handles)
     return figure
 
 

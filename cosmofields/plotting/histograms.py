@@ -22,6 +22,7 @@ _VALUES: tuple[str, ...] = tuple(
     for of in ("predicted", "true")
 )
 _ANGLES: tuple[str, ...] = ("misalignment_histogram", "misalignment_mean", "misalignment_std")
+_VECTORS = ("velocity", "momentum")
 _FILL, _EDGE = "0.82", "0.5"
 
 
@@ -36,7 +37,8 @@ def plot_histograms(results: style.Results, fields: Sequence[str] | None = None)
     fields : sequence of str, optional
         Entries of the coordinate ``field``: of "velocity" and "momentum" the misalignment
         1 - cos phi of the predicted and the true vector is shown, of others the values.  Default:
-        all scalars, and the misalignments.
+        all scalars, and the misalignments; that of the momentum only where it is not the
+        velocity's, as it is of m = (1 + delta) v.
 
     Returns
     -------
@@ -60,7 +62,7 @@ def plot_histograms(results: style.Results, fields: Sequence[str] | None = None)
     columns = 2 if len(panels) == 4 else min(len(panels), 4)
     lines = -(-len(panels) // columns)
     spare = lines * columns - len(panels)
-    size = (style.PAGE if columns > 2 else 2.4 * columns, 1.65 * lines + (0 if spare else 0.3))
+    size = (style.PAGE if columns > 2 else 2.4 * columns, 1.75 * lines)
     with style.figure(size) as figure:
         axes = np.ravel(figure.subplots(lines, columns, squeeze=False))
         for ax, (name, rows) in zip(axes, panels.items(), strict=False):
@@ -73,7 +75,7 @@ def plot_histograms(results: style.Results, fields: Sequence[str] | None = None)
         if spare:
             axes[-1].legend(handles=handles, loc="center", fontsize=8)
         else:
-            figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+            style.legend_above(figure, handles)
     return figure
 
 
@@ -143,7 +145,19 @@ def _default(named: Mapping[str, xr.Dataset]) -> list[str]:
     for family in dict.fromkeys(name.split("_")[0] for name in scalars):
         names += [name for name in scalars if name.split("_")[0] == family]
         names += [family] if _is_vector(named, family) else []
-    return names
+    return [name for name in names if name != "momentum" or not same_directions(named)]
+
+
+def same_directions(named: Mapping[str, xr.Dataset]) -> bool:
+    """Whether velocity and momentum point alike in every result: of (1 + delta) v they do."""
+    if not all(_is_vector(named, name) for name in _VECTORS):
+        return False
+    # To the rounding of a product; cells at the edge of a bin may have changed sides.
+    moments = [result[name] for result in named.values() for name in _ANGLES[1:]]
+    return all(
+        np.allclose(m.sel(vector="velocity"), m.sel(vector="momentum"), rtol=1e-4, atol=1e-7)
+        for m in moments
+    )
 
 
 def _is_vector(named: Mapping[str, xr.Dataset], name: str) -> bool:

@@ -135,7 +135,7 @@ def plot_density_relation(results: style.Results, fields: Sequence[str] | None =
         texts = ("predicted: 99.7 %", "95 %", "68 % of the cells")
         handles = [patches.Patch(color=c, label=t) for c, t in zip(_BLUES, texts, strict=True)]
         handles.append(lines.Line2D([], [], color="black", linewidth=0.9, label="truth"))
-        figure.legend(handles=handles, loc="outside upper center", ncols=4)
+        style.legend_above(figure, handles)
     return figure
 
 

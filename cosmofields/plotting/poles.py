@@ -87,15 +87,16 @@ def draw_poles(
                 f"{listing(curve.values['ell'].values)}); expected multipoles that all have"
             )
     styles = curve_styles(curves)
-    with style.figure((style.COLUMN, 0.7 + 1.45 * len(wanted))) as figure:
+    with style.figure((style.COLUMN, 0.4 + 1.45 * len(wanted))) as figure:
         axes = figure.subplots(len(wanted), 1, sharex=True, squeeze=False)[:, 0]
         for ax, ell in zip(axes, wanted, strict=True):
             ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
             for curve in curves:
                 _draw(ax, curve, ell, panels, styles[curve.label])
             _scale(ax)
-            label = rf"${panels.factor}\,{panels.symbol}_{ell}({panels.x})$"
-            ax.set_ylabel(f"{label} [{_POLE_UNITS.get(units, units)}]")
+            ax.set_ylabel(rf"${panels.factor}\,{panels.symbol}_{ell}({panels.x})$")
+        # Once: beside each symbol the units of a vector are longer than its panel.
+        figure.supylabel(f"[{_POLE_UNITS.get(units, units)}]", fontsize=8)
         if kind == "power":
             style.log_k_axis(axes[-1])
         else:
@@ -106,7 +107,7 @@ def draw_poles(
         if any(curve.noise is not None for curve in curves) and 0 in wanted:
             line2d = style.matplotlib("lines").Line2D
             handles.append(line2d([], [], color="0.3", linewidth=0.6, label="shot noise"))
-        figure.legend(handles=handles, loc="outside upper center", ncols=2)
+        style.legend_above(figure, handles)
         figure.align_ylabels(axes)
     return figure
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COMPARED = ("power_predicted", "power_true", "relative_deviation", "correlation", "k_mean")
+_ROUNDING = 1e-8  # of power: 1e-4 of an amplitude, which single precision still tells from 0
 Groups = Mapping[str, Mapping[str, xr.Dataset]]
 
 
@@ -51,7 +52,9 @@ def plot_spectra(
     matplotlib.figure.Figure
         In each column three panels that share k: P(k), R(k) = P_pred / P_true - 1, clipped at
         0.5, and r(k).  Where the results hold a spread (of combined boxes), shades of one and two
-        standard deviations are around the lines of the predictions.
+        standard deviations are around the lines of the predictions.  A prediction whose power is
+        rounding next to the truth's (:func:`only_rounding`), such as the curl of a gradient, has
+        no line in that column.
 
     Raises
     ------
@@ -80,7 +83,7 @@ def plot_spectra(
     labels = dict.fromkeys(label for _, rows in columns for label in rows)
     styles = style.line_styles([*labels, *others])
     width = min(style.COLUMN if len(columns) == 1 else 2.6 * len(columns), style.PAGE)
-    height = 4.6 if len(columns) == 1 else 4.2
+    height = 4.3 if len(columns) == 1 else 3.9
     with style.figure((width, height)) as figure:
         axes = figure.subplots(
             3, len(columns), sharex="col", squeeze=False, height_ratios=(2.2, 1, 1)
@@ -97,7 +100,7 @@ def plot_spectra(
             ax.set_ylim(lowest, 1 + 0.05 * (1 - lowest))
         # Of what any column shows, since the columns need not show the same.
         keys = {line.get_label(): line for ax in axes[0] for line in ax.lines}
-        axes[0, 0].legend(handles=list(keys.values()), loc="lower left")
+        style.legend_above(figure, list(keys.values()))
         figure.align_ylabels(axes)
     return figure
 
@@ -147,6 +150,16 @@ def plot_multipoles(
         If results were scored against different truths or in different bins.
     """
     return draw_poles("power", results, field, ells, others, truth)
+
+
+def only_rounding(row: xr.Dataset) -> bool:
+    """Whether the predicted power of one field is nowhere 1e-8 of the peak of the truth's.
+
+    So small is the curl of a velocity that is a gradient, as in linear theory: what floating point
+    leaves of zero.  Power that is undefined or zero throughout is so too.
+    """
+    peak = float(row["power_true"].max())
+    return peak > 0 and not bool((row["power_predicted"] > _ROUNDING * peak).any())
 
 
 def _groups(results: style.Results | Groups) -> dict[str, dict[str, xr.Dataset]]:
@@ -199,7 +212,8 @@ def _column(
     k = first["k_mean"]
     power.set_yscale("log")
     power.plot(k, first["power_true"], **style.TRUTH, label="truth")
-    for label, row in rows.items():
+    there = {label: row for label, row in rows.items() if not only_rounding(row)}
+    for label, row in there.items():
         for ax, name in (
             (power, "power_predicted"),
             (deviation, "relative_deviation"),
@@ -228,7 +242,7 @@ def _column(
     deviation.axhline(0, color="black", linewidth=0.7)
     deviation.set(ylim=(-0.5, 0.5), ylabel="relative\ndeviation $R(k)$")
     correlation.axhline(1, color="black", linewidth=0.7)
-    lowest = min(float(row["correlation"].min()) for row in rows.values())
+    lowest = min((float(row["correlation"].min()) for row in there.values()), default=0.0)
     correlation.set(ylim=(max(lowest - 0.05, -1.05), 1.05), ylabel="correlation\n$r(k)$")
     style.log_k_axis(correlation)
     correlation.set_xlim(float(k.min()), float(k.max()))

@@ -82,7 +82,7 @@ INDICES = {
 }
 LENGTH = r"$h^{-1}$ Mpc"
 WAVENUMBER = r"$k$ [$h$ Mpc$^{-1}$]"
-_UNITS = {"1": "", "km/s": "km/s", "km/s/(Mpc/h)": r"$h$ km/s/Mpc"}
+_UNITS = {"1": "", "km/s": "km/s", "km/s/(Mpc/h)": r"km/s/($h^{-1}$ Mpc)"}
 _POWER_UNITS = {
     "1": r"($h^{-1}$ Mpc)$^3$",
     "km/s": r"(km/s)$^2$ ($h^{-1}$ Mpc)$^3$",
@@ -298,6 +298,17 @@ def spread_rows(figure: Figure, inches: float) -> None:
     engine = figure.get_layout_engine()
     if isinstance(engine, matplotlib("layout_engine").ConstrainedLayoutEngine):
         engine.set(h_pad=inches)
+
+
+def legend_above(figure: Figure, handles: Sequence[Any]) -> None:
+    """A legend above the panels, in as many columns as fit, which adds its own height."""
+    for columns in range(len(handles), 0, -1):
+        legend = figure.legend(handles=handles, loc="outside upper center", ncols=columns)
+        box = legend.get_window_extent()
+        if columns == 1 or box.width < 0.97 * figure.bbox.width:
+            break
+        legend.remove()
+    figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)
 
 
 def line_styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:

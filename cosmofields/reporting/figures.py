@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from .. import plotting
-from ..conventions import AXES, box_facts, grid_of, label, variable
+from ..conventions import AXES, box_facts, grid_of, label, listing, variable
+from ..plotting.histograms import same_directions
+from ..plotting.spectra import only_rounding
 from . import numbers
 from .numbers import Results, spectra_of
 from .tables import Table
@@ -22,11 +24,16 @@ _BANDS = (
     " Means over the sub-boxes, which are tapered at their edges; shades: one and two standard "
     "deviations from box to box, scaled to the volume that they cover (eq. 11)."
 )
+_OVERLAP = (
+    " The sub-boxes overlap: the shades are a lower bound of the error of the mean, in the paper's "
+    "layout 0.4 of the scatter of one box where 0.59 was measured."
+)
 HALOS = "halos, redshift space"
 REAL = "real space"
 _OBSERVED = (
     " The halos that went in, weighted as the network sees them and in redshift space, are drawn "
-    "beside; the thin line is their shot noise."
+    "beside; the thin line is their shot noise, which is not subtracted. Of the halos alone the "
+    "window of the mesh is taken out."
 )
 _MAPS = {"velocity": "|v|", "momentum": "|m|", "density": "1 + δ"}
 
@@ -77,6 +84,12 @@ class Contents:
     def beside(self, name: str) -> dict[str, xr.Dataset]:
         """Further curves for figures of the density: those of the observed halo field."""
         return {HALOS: self.measured[name]} if name in self.measured else {}
+
+    @property
+    def words_on_bands(self) -> str:
+        """What the shades are, if there are any."""
+        overlap = any(ds.attrs.get("volume_factor", 1) < 1 for ds in self.bands.values())
+        return _BANDS * bool(self.bands) + _OVERLAP * overlap
 
     def there(self, *names: str) -> list[str]:
         """Those of some fields that every result has."""
@@ -141,6 +154,8 @@ def _distributions(c: Contents) -> Iterator[Plan]:
         if not names:
             continue
         angles = name == "directions"
+        alike = angles and same_directions(c.pair)
+        names = names[:1] if alike else names
         yield Plan(
             "distributions",
             f"histograms_{name}",
@@ -150,7 +165,8 @@ def _distributions(c: Contents) -> Iterator[Plan]:
                 if angles
                 else "Share of the cells by value: truth in grey, predictions as lines"
             )
-            + "; the legends give mean and scatter over all cells.",
+            + "; the legends give mean and scatter over all cells."
+            + (" The momentum is (1 + δ) v and points where the velocity does." if alike else ""),
             f"Histograms over cells of {what}: {' and '.join(c.pair)}.",
             _later(plotting.plot_histograms, c.pair, names),
             _behind(numbers.angles if angles else numbers.histograms, c.pair, names),
@@ -238,7 +254,8 @@ def _spectra(c: Contents) -> Iterator[Plan]:
                 "Power P(k) of truth and predictions, relative deviation R(k) (shaded: within "
                 "0.1), and correlation r(k) with the truth."
                 + (_OBSERVED if others else "")
-                + (_BANDS if c.bands else ""),
+                + _left_out(shown, names)
+                + c.words_on_bands,
                 f"{title}, with relative deviation and correlation below, for "
                 f"{' and '.join(shown)}.",
                 _later(plotting.plot_spectra, shown, names, others=others),
@@ -246,6 +263,17 @@ def _spectra(c: Contents) -> Iterator[Plan]:
                 paper,
                 "k in h/Mpc; power in the square of the field's units times (Mpc/h)^3.",
             )
+
+
+def _left_out(results: Results, fields: Sequence[str]) -> str:
+    """Which predictions have no curve, since their power is that of rounding."""
+    missing = [
+        f"the {name.replace('_', ' ')} of {label}"
+        for name in fields
+        for label, result in results.items()
+        if only_rounding(result.sel(field=name))
+    ]
+    return f" Zero to rounding, so not drawn: {listing(missing)}." if missing else ""
 
 
 def _fields_in_separation(c: Contents) -> Iterator[Plan]:
@@ -263,7 +291,7 @@ def _fields_in_separation(c: Contents) -> Iterator[Plan]:
             "k P_ℓ(k) about the line of sight. The true field is in real space: its ℓ = 2 and 4 "
             "are zero but for the scatter of one box, and so should be the prediction's."
             + (_OBSERVED if others else "")
-            + (_BANDS if c.bands else ""),
+            + c.words_on_bands,
             "Monopole, quadrupole and hexadecapole of the density's power spectrum.",
             _later(plotting.plot_multipoles, shown, "density", others=others or None),
             _behind(numbers.poles, behind, "density", "multipoles", "k"),
@@ -328,7 +356,8 @@ def _halos(c: Contents) -> Iterator[Plan]:
         "halos",
         "halos_multipoles",
         "Power spectrum multipoles: halos",
-        "k P_ℓ(k); the thin line is the shot noise, which is not subtracted." + words,
+        "k P_ℓ(k); the thin line is the shot noise, which is not subtracted, and the window of the "
+        "mesh is taken out." + words,
         "Monopole, quadrupole and hexadecapole of the halos' power spectrum.",
         _later(plotting.plot_multipoles, samples, truth=truth),
         _behind(numbers.samples, samples, "power", "ell", "k"),

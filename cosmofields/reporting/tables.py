@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..evaluation import scores_table
+from ..evaluation import scores_table, without_rounding
 from .numbers import Results, by_label, spectra_of, with_edges
 
 _LATEX = str.maketrans(
@@ -30,6 +31,60 @@ _LATEX = str.maketrans(
         "\n": " ",
     }
 )
+
+
+# What stands in math.
+_SYMBOLS = {
+    "power_predicted": r"P_\mathrm{pred}",
+    "power_true": r"P_\mathrm{true}",
+    "power_cross": r"P_\times",
+    "power_predicted_spread": r"\Delta P_\mathrm{pred}",
+    "power_true_spread": r"\Delta P_\mathrm{true}",
+    "power_cross_spread": r"\Delta P_\times",
+    "relative_deviation": "R(k)",
+    "relative_deviation_spread": r"\Delta R(k)",
+    "correlation_spread": r"\Delta r(k)",
+    "transfer": "T(k)",
+    "transfer_spread": r"\Delta T(k)",
+    "1 - cos phi": r"1-\cos\phi",
+    "velocity divergence": r"\nabla\cdot v",
+    "velocity_divergence": r"\nabla\cdot v",
+    "velocity curl": r"\nabla\times v",
+    "velocity_curl": r"\nabla\times v",
+    "velocity magnitude": "|v|",
+    "velocity_magnitude": "|v|",
+    "momentum divergence": r"\nabla\cdot m",
+    "momentum_divergence": r"\nabla\cdot m",
+    "momentum curl": r"\nabla\times m",
+    "momentum_curl": r"\nabla\times m",
+    "momentum magnitude": "|m|",
+    "momentum_magnitude": "|m|",
+    "k_mean": r"\langle k\rangle",
+    "k_low": r"k_\mathrm{low}",
+    "k_high": r"k_\mathrm{high}",
+    "k low": r"k_\mathrm{low}",
+    "k high": r"k_\mathrm{high}",
+    "km/s/(Mpc/h)": r"\mathrm{km\,s^{-1}}/(h^{-1}\,\mathrm{Mpc})",
+    "km/s": r"\mathrm{km\,s^{-1}}",
+    "(Mpc/h)^3": r"(h^{-1}\,\mathrm{Mpc})^3",
+    "h/Mpc": r"h\,\mathrm{Mpc}^{-1}",
+    "P(k)": "P(k)",
+    "R(k)": "R(k)",
+    "r(k)": "r(k)",
+    "C_r": "C_r",
+    "P_0": "P_0",
+    "P_2": "P_2",
+    "+-": r"\pm",
+    "R,": "R,",
+    "r,": "r,",
+}
+_LONGEST_FIRST = sorted(_SYMBOLS, key=len, reverse=True)
+_MATH = re.compile(
+    r"(?<![\w.])(?P<digits>-?\d(?:\.\d+)?)e(?P<exponent>[+-]\d+)(?!\w)"
+    r"|^(?P<minus>-\d[\d.]*)$"
+    rf"|(?<!\w)(?P<symbol>{'|'.join(map(re.escape, _LONGEST_FIRST))})(?!\w)"
+)
+_PAGE = 40  # rows that a page holds
 
 
 @dataclass(frozen=True)
@@ -65,22 +120,39 @@ class Table:
         return text.getvalue()
 
     def latex(self) -> str:
-        """A ``table`` environment that needs no package."""
+        """A ``table``, or a ``longtable`` where one page is too short; both need booktabs."""
         words = self.text
         align = "".join("l" if i in words else "r" for i in range(len(self.columns)))
-        lines = [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_latex(f'{self.title}. {self.note}'.strip())}}}",
-            rf"\begin{{tabular}}{{{align}}}",
-            r"\hline",
-            " & ".join(map(_latex, self.columns)) + r" \\",
-            r"\hline",
-            *(" & ".join(_latex(shown(item)) for item in row) + r" \\" for row in self.rows()),
-            r"\hline",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
+        caption = rf"\caption{{{_latex(f'{self.title}. {self.note}'.strip())}}}"
+        head = [r"\toprule", " & ".join(map(_latex, self.columns)) + r" \\", r"\midrule"]
+        body = [" & ".join(_latex(shown(item)) for item in row) + r" \\" for row in self.rows()]
+        if len(body) > _PAGE:
+            lines = [
+                r"% needs \usepackage{booktabs,longtable}",
+                rf"\begin{{longtable}}{{{align}}}",
+                caption + r" \\",
+                *head,
+                r"\endfirsthead",
+                *head,
+                r"\endhead",
+                r"\bottomrule",
+                r"\endfoot",
+                *body,
+                r"\end{longtable}",
+            ]
+        else:
+            lines = [
+                r"% needs \usepackage{booktabs}",
+                r"\begin{table}",
+                r"\centering",
+                caption,
+                rf"\begin{{tabular}}{{{align}}}",
+                *head,
+                *body,
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table}",
+            ]
         return "\n".join(lines) + "\n"
 
     def shown(self, limit: int) -> list[list[str]]:
@@ -108,7 +180,20 @@ def _is_numeric(column: Sequence[Any]) -> bool:
 
 
 def _latex(text: str) -> str:
-    return text.translate(_LATEX).replace("+-", r"$\pm$")
+    """Text with its symbols and powers of ten in math and everything else escaped."""
+    parts, end = [], 0
+    for found in _MATH.finditer(text):
+        parts += [text[end : found.start()].translate(_LATEX), f"${_math(found)}$"]
+        end = found.end()
+    return "".join([*parts, text[end:].translate(_LATEX)])
+
+
+def _math(found: re.Match[str]) -> str:
+    if found["digits"]:
+        return rf"{found['digits']}\times10^{{{int(found['exponent'])}}}"
+    if found["minus"]:
+        return found["minus"]
+    return _SYMBOLS[found["symbol"]]
 
 
 # --- what a result holds ---
@@ -217,7 +302,8 @@ def sub_boxes(realizations: Results, combined: Results) -> Table:
     """Scores of the sub-boxes: their mean, their scatter, their range, and all cells together."""
     keys = ("correlation_coefficient", "rms_error", "slope", "mean_predicted", "mean_true")
     rows: list[tuple[Any, ...]] = []
-    for label, boxes in realizations.items():
+    for label, one_by_one in realizations.items():
+        boxes, pooled = without_rounding(one_by_one), without_rounding(combined[label])
         for name in boxes["field"].values:
             units = str(boxes["units"].sel(field=name).values)
             for key in keys:
@@ -232,7 +318,7 @@ def sub_boxes(realizations: Results, combined: Results) -> Table:
                         values.std(ddof=1) if values.size > 1 else np.nan,
                         values.min(),
                         values.max(),
-                        float(combined[label][key].sel(field=name)),
+                        float(pooled[key].sel(field=name)),
                     )
                 )
     names = ("label", "field", "score", "units", "mean", "scatter", "lowest", "highest", "pooled")

@@ -100,8 +100,10 @@ DEFINITIONS = (
     (
         "Power spectrum",
         "P(k) = ⟨|δ(k)|²⟩ V",
-        "Mean over the modes of a shell; of a vector the sum over its components. Neither shot "
-        "noise nor the mass-assignment window is taken out: the window is the same in both fields.",
+        "Mean over the modes of a shell; of a vector the sum over its components. Shot noise "
+        "is never subtracted. The mass-assignment window is the same in the predicted and in the "
+        "true field and is left in; of halos it is taken out, with its aliases for a plain mesh "
+        "(Jing 2005), so that their shot noise is flat.",
     ),
     (
         "Relative deviation",
@@ -136,6 +138,8 @@ DEFINITIONS = (
         "Spread",
         "ΔP = σ_boxes √(V_all / V_overlap)",
         "Eq. 11 of the paper: the scatter over sub-boxes that overlap; V_all is the volume that "
-        "they cover, V_overlap the sum of their volumes.",
+        "they cover, V_overlap the sum of their volumes. Where sub-boxes overlap it is a lower "
+        "bound of the error of the mean: in the paper's layout 0.4 of the scatter of one box, "
+        "where 0.59 was measured.",
     ),
 )

@@ -25,6 +25,7 @@ _EXPORTS = {
     "evaluate_sub_boxes": "cosmofields.boxes",
     "format_table": "cosmofields.evaluation",
     "from_arrays": "cosmofields.catalog",
+    "from_grid": "cosmofields.catalog",
     "gradient": "cosmofields.derivatives",
     "helmholtz": "cosmofields.derivatives",
     "histogram": "cosmofields.statistics",
@@ -66,7 +67,7 @@ __all__ = sorted(_EXPORTS)
 if TYPE_CHECKING:
     from . import plotting, tutorial
     from .boxes import combine, evaluate_sub_boxes, sub_boxes
-    from .catalog import from_arrays, select, to_redshift_space
+    from .catalog import from_arrays, from_grid, select, to_redshift_space
     from .conventions import CosmofieldsError
     from .correlation import (
         correlation_2d,

@@ -7,7 +7,7 @@ catalogue stays lazy, but for its masses, by which halos are ranked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import dask.array as da
@@ -20,14 +20,17 @@ from .conventions import (
     CATALOG_FIELDS,
     COMPONENTS,
     CONVENTIONS,
+    FIELDS,
     CatalogError,
     DimensionError,
     MissingVariableError,
     box_lengths,
     check_los,
     check_periodic,
+    check_units,
     is_lazy,
     listing,
+    make_grid,
     parse_box_size,
     step,
 )
@@ -108,6 +111,78 @@ def from_arrays(
     table["position"] = wrap(table["position"], lengths)
     columns = {name: values.astype(np.float32) for name, values in table.items()}
     return as_catalog(columns, dim, facts, f"from_arrays: {len(table['position'])} rows")
+
+
+def from_grid(
+    array: Any,
+    *,
+    name: str,
+    box_size: float | Sequence[float],
+    redshift: float | None = None,
+    cosmology: Any = None,
+    los: str | None = None,
+    units: str | None = None,
+) -> xr.DataArray:
+    """Labelled field from a bare array, as every function of fields takes it.
+
+    Parameters
+    ----------
+    array : numpy or dask array, (nx, ny, nz) or (3, nx, ny, nz)
+        Over the whole periodic box; node i of an axis sits at i L / N.
+    name : str
+        ``"density"`` (1 + delta), ``"velocity"`` (km/s), ``"momentum"`` (km/s), or one of your own.
+    box_size : float or three
+        Sides in Mpc/h.
+    redshift, cosmology, los : optional
+        As in :func:`from_arrays`; what uses one says so where it is missing.
+    units : str, optional
+        Of a name of your own; those of a registered field are fixed.
+
+    Returns
+    -------
+    DataArray, dims (x, y, z) or (component, x, y, z)
+        The array as it is, not copied, lazy if it is.
+
+    Raises
+    ------
+    DimensionError
+        If the shape is none of a field of that name, or values or units are others.
+    MissingAttributeError
+        If box size, redshift or cosmology are none.
+    """
+    if isinstance(array, xr.DataArray | xr.Dataset) or hasattr(array, "unit"):
+        raise DimensionError(
+            f"from_grid takes a bare array, and a {type(array).__name__} was given: pass .data, or "
+            ".value in the units of the field"
+        )
+    data = array if isinstance(array, da.Array) else np.asarray(array)
+    shape = tuple(data.shape)
+    leading = FIELDS[name].dims[:-3] if name in FIELDS else ("component",)[: len(shape) - 3]
+    fits = len(shape) == len(leading) + 3 and (leading != ("component",) or shape[0] == 3)
+    if not fits or data.dtype.kind not in "iuf":
+        expected = (*(3 if dim == "component" else dim for dim in leading), "nx", "ny", "nz")
+        raise DimensionError(
+            f"`{name}`: an array of {data.dtype}, shape {shape}; expected real numbers, shape "
+            f"({listing(expected)})"
+        )
+    lengths = parse_box_size(box_size)
+    facts: dict[str, Any] = {"box_size": lengths[0] if len(set(lengths)) == 1 else list(lengths)}
+    if redshift is not None:
+        facts["redshift"] = parse_redshift(redshift)
+    if cosmology is not None:
+        facts["cosmology"] = as_cosmology(cosmology).to_dict()
+    if los is not None:
+        facts["los"] = check_los(los)
+    attrs = {"units": units} if units is not None else {}
+    if name in FIELDS:
+        attrs = {"units": FIELDS[name].units, "long_name": FIELDS[name].long_name} | attrs
+    coords: dict[Hashable, Any] = {**make_grid(shape[-3:], lengths).coords()}
+    if leading == ("component",):
+        coords["component"] = ("component", COMPONENTS)
+    field = xr.DataArray(data, coords, (*leading, *AXES), name, attrs | facts | {"periodic": True})
+    if name in FIELDS:
+        check_units(field, name)
+    return field
 
 
 def catalog_facts(box_size: Any, redshift: Any, cosmology: Any, los: str | None) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 A field is an :class:`xarray.DataArray` on the dims ``x, y, z`` (C order); node ``i`` of an axis
 sits at ``i L / N``.  A vector has a leading ``component`` dim.  Box facts travel in ``attrs`` of
-both Datasets and DataArrays, because users pass either.  Units are fixed, written for people,
-never parsed.
+both Datasets and DataArrays, because users pass either.  Units are fixed and written for people:
+others are refused, never converted.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,7 +43,7 @@ class MissingVariableError(CosmofieldsError, ValueError):
 
 
 class DimensionError(CosmofieldsError, ValueError):
-    """A field has other dims, or another shape, than the operation needs."""
+    """A field has other dims, another shape or another unit than the operation needs."""
 
 
 class GridMismatchError(CosmofieldsError, ValueError):
@@ -237,6 +238,37 @@ def variable(ds: xr.Dataset, name: str, *, hint: str = "") -> xr.DataArray:
     da = canonical(ds[name], *dims[:-3], name=name)
     return da.assign_attrs(
         {key: value for key, value in box_facts(ds).items() if value is not None}
+    )
+
+
+def check_field(field: object, what: str) -> None:
+    """Raise :class:`DimensionError` unless ``field`` is a DataArray, and say how to make it one."""
+    if isinstance(field, xr.DataArray):
+        return
+    if isinstance(field, xr.Dataset):
+        names = [str(name) for name in field.data_vars]
+        how = f"take one of its variables, ds[{names[0]!r}]" if names else "it holds no variable"
+    else:
+        how = "label it, cosmofields.from_grid(array, name='delta', box_size=300.0)"
+    raise DimensionError(f"{what} takes a DataArray, and a {type(field).__name__} was given: {how}")
+
+
+# Other spellings of the registered units, and what some other units are of them.
+_SPELLINGS = {"km/s": ("km/s", "kms-1", "kms^-1", "kms**-1"), "1": ("1", "", "dimensionless")}
+_FACTORS = {"m/s": "1e-3", "ms-1": "1e-3", "cm/s": "1e-5", "cms-1": "1e-5", "100km/s": "100"}
+
+
+def check_units(field: xr.DataArray, name: str) -> None:
+    """Raise :class:`DimensionError` if ``field`` states other units than those of ``name``."""
+    stated, expected = field.attrs.get("units"), FIELDS[name].units
+    plain = re.sub(r"[\s.]", "", str(stated))
+    if stated is None or plain in _SPELLINGS.get(expected, (expected,)):
+        return
+    by = _FACTORS.get(plain) if expected == "km/s" else None
+    how = f"multiply by {by}" if by else "convert it"
+    raise DimensionError(
+        f"`{name}` has units {str(stated)!r}; expected {expected}: {how} and set "
+        f"attrs['units'] = {expected!r}"
     )
 
 

@@ -25,7 +25,7 @@ TOPICS = {
     "Catalogues": (
         "from_arrays open_catalog open_box tutorial. select to_redshift_space to_real_space"
     ),
-    "Fields": "paint paint_matter sample",
+    "Fields": "from_grid paint paint_matter sample",
     "Reconstruction": (
         "linear_theory linear_velocity predict predict_density predict_velocity reconstruct "
         "calibrate"

@@ -21,6 +21,7 @@ from ..conventions import (
     NotPeriodicError,
     attribute,
     canonical,
+    check_field,
     check_los,
     check_same_grid,
     grid_of,
@@ -38,6 +39,7 @@ ELLS = (0, 2, 4)
 
 
 def _field(field: xr.DataArray) -> xr.DataArray:
+    check_field(field, "A spectrum or correlation function")
     extra = [str(dim) for dim in field.dims if dim not in ("component", *AXES)]
     if extra:
         raise DimensionError(

@@ -18,17 +18,22 @@ from numpy.typing import NDArray
 from .catalog import check_positions, row_dim, wrap
 from .conventions import (
     AXES,
+    FIELDS,
     CatalogError,
     CosmofieldsError,
+    DimensionError,
     Grid,
     GridMismatchError,
     attribute,
     box_lengths,
     canonical,
+    check_field,
     check_los,
     check_periodic,
+    check_units,
     periodic_grid,
     step,
+    variable,
 )
 from .cosmology import cosmology_of, redshift_of
 from .lazy import log, n_threads
@@ -45,7 +50,7 @@ def sample(field: xr.DataArray, catalog: xr.Dataset) -> xr.DataArray:
     Parameters
     ----------
     field : DataArray, dims (x, y, z) or (component, x, y, z)
-        Whole periodic box, in any unit.
+        Whole periodic box; in any unit, unless it has the name of a registered field.
     catalog : Dataset
         With ``position`` in the same box.
 
@@ -71,6 +76,9 @@ def sample(field: xr.DataArray, catalog: xr.Dataset) -> xr.DataArray:
     of the painted w_i.  A field that was painted itself is thereby smoothed once more.
     """
     dim = row_dim(catalog)
+    check_field(field, "sample")
+    if field.name in FIELDS:
+        check_units(field, str(field.name))
     field = canonical(field, *(["component"] if "component" in field.dims else []))
     grid = _common_box(field, catalog, "sample")
     position = catalog["position"].transpose(dim, "component")
@@ -98,7 +106,7 @@ def sample(field: xr.DataArray, catalog: xr.Dataset) -> xr.DataArray:
 
 
 def to_real_space(
-    catalog: xr.Dataset, velocity: xr.DataArray, *, dispersion: float = DISPERSION
+    catalog: xr.Dataset, velocity: xr.DataArray | xr.Dataset, *, dispersion: float = DISPERSION
 ) -> xr.Dataset:
     """Move tracers back along the line of sight by a velocity field: r = s - v_los(r) / (a H).
 
@@ -113,7 +121,7 @@ def to_real_space(
     ----------
     catalog : Dataset
         In redshift space along ``attrs["los"]``.
-    velocity : DataArray, dims (component, x, y, z)
+    velocity : DataArray, dims (component, x, y, z); or Dataset with a ``velocity``
         Real-space peculiar velocity in km/s over the same box at the same redshift, e.g. of
         :func:`~cosmofields.inference.predict`.  Only the component along the line of sight is read.
     dispersion : float
@@ -140,7 +148,8 @@ def to_real_space(
         If ``dispersion`` is negative, or the velocity holds NaN or infinity (of lazy input, when
         positions are computed).
     DimensionError, NotPeriodicError, MissingAttributeError, MissingVariableError
-        If there is no catalogue, no line of sight, or no velocity over the whole periodic box.
+        If there is no catalogue, no line of sight, or no velocity in km/s over the whole periodic
+        box.
 
     Notes
     -----
@@ -159,7 +168,7 @@ def to_real_space(
             f"dispersion={dispersion!r}; expected km/s, at least 0: that of the tracers' "
             "velocities about the field"
         )
-    velocity = canonical(velocity, "component")
+    velocity = _velocity(velocity)
     grid = _common_box(velocity, catalog, "to_real_space")
     here, there = redshift_of(catalog), redshift_of(velocity)
     if abs(here - there) > 1e-6:
@@ -188,6 +197,22 @@ def to_real_space(
     moved = catalog.assign(position=(position.dims, data, attrs))
     what = f"to_real_space: los={AXES[axis]}, dispersion={dispersion:g} km/s"
     return moved.assign_attrs({**step(catalog, what), "space": "real"})
+
+
+def _velocity(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
+    """Velocity field in km/s, by itself or of a Dataset."""
+    if isinstance(given, xr.Dataset):
+        if "velocity" in given:
+            check_units(given["velocity"], "velocity")
+        return variable(given, "velocity", hint="to_real_space needs it, in km/s")
+    check_field(given, "to_real_space")
+    if given.name in FIELDS and given.name != "velocity":
+        raise DimensionError(
+            f"to_real_space needs a velocity, and `{given.name}` was given: take ds['velocity'], "
+            "or momentum / density"
+        )
+    check_units(given, "velocity")
+    return canonical(given, "component")
 
 
 def _common_box(field: xr.DataArray, catalog: xr.Dataset, what: str) -> Grid:

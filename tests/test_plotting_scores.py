@@ -32,6 +32,7 @@ from cosmofields.plotting import (  # noqa: E402
     plot_multipoles,
     plot_spectra,
 )
+from cosmofields.plotting.spectra import only_rounding  # noqa: E402
 from cosmofields.plotting.style import Spacing  # noqa: E402
 
 SCALARS = (
@@ -240,10 +241,10 @@ def test_histograms(network: xr.Dataset, linear: xr.Dataset) -> None:
     assert [ax.get_xlabel() for ax in shown] == [
         r"$1+\delta$",
         r"$|\mathbf{v}|$ [km/s]",
-        r"$\nabla\cdot\mathbf{v}$ [$h$ km/s/Mpc]",
+        r"$\nabla\cdot\mathbf{v}$ [km/s/($h^{-1}$ Mpc)]",
         r"$1-\cos\varphi$ of $\mathbf{v}$",
         r"$|\mathbf{m}|$ [km/s]",
-        r"$\nabla\cdot\mathbf{m}$ [$h$ km/s/Mpc]",
+        r"$\nabla\cdot\mathbf{m}$ [km/s/($h^{-1}$ Mpc)]",
         r"$1-\cos\varphi$ of $\mathbf{m}$",
     ]
     speeds = shown[1].patches
@@ -270,6 +271,14 @@ def test_histograms_of_some_fields(network: xr.Dataset) -> None:
     figure = plot_histograms(network, ["velocity", "velocity_curl"])
     assert [ax.get_xlabel()[:12] for ax in panels(figure)] == [r"$1-\cos\varp", r"$(\nabla\tim"]
     assert legend(figure) == ["truth", "prediction"]
+
+
+def test_directions_of_the_momentum_are_shown_where_they_differ(network: xr.Dataset) -> None:
+    alike = network.copy()
+    for name in ("misalignment_histogram", "misalignment_mean", "misalignment_std"):
+        alike[name] = xr.ones_like(network[name]) * network[name].sel(vector="velocity", drop=True)
+    axes = [panels(plot_histograms(results)) for results in (network, alike)]
+    assert [sum("varphi" in ax.get_xlabel() for ax in shown) for shown in axes] == [2, 1]
 
 
 def test_axes_show_what_the_cells_hold(network: xr.Dataset) -> None:
@@ -363,7 +372,7 @@ def test_density_relation(network: xr.Dataset) -> None:
 def test_spectra(network: xr.Dataset, linear: xr.Dataset, field: str) -> None:
     figure = plot_spectra({"network": network, "linear": linear}, field)
     power, deviation, correlation = figure.axes
-    assert legend(power) == ["truth", "network", "linear"]
+    assert legend(figure) == ["truth", "network", "linear"]
     row = linear.sel(field=field)
     np.testing.assert_array_equal(lines(power)["linear"].get_xdata(), row["k_mean"])
     np.testing.assert_array_equal(lines(power)["truth"].get_ydata(), row["power_true"])
@@ -409,6 +418,24 @@ def test_a_band_wider_than_the_power_stays_on_the_axis(combined: xr.Dataset) -> 
     assert all((part.get_paths()[0].vertices[:, 1] > 0).all() for part in fills(power))
 
 
+def test_rounding_has_no_curve(network: xr.Dataset, linear: xr.Dataset) -> None:
+    curl = linear["field"] == "velocity_curl"
+    gradient = linear.copy()
+    for size, there in ((1e-11, False), (1e-5, True), (np.nan, False), (0.0, False)):
+        gradient["power_predicted"] = linear["power_predicted"].where(
+            ~curl, size * linear["power_true"]
+        )
+        assert only_rounding(gradient.sel(field="velocity_curl")) is not there
+        figure = plot_spectra(
+            {"network": network, "linear": gradient}, ["velocity_curl", "momentum_curl"]
+        )
+        rows = [figure.axes[i : i + 2] for i in (0, 2, 4)]
+        assert [["linear" in lines(ax) for ax in row] for row in rows] == [[there, True]] * 3
+        assert legend(figure) == ["truth", "network", "linear"]
+    alone = plot_spectra(gradient, "velocity_curl")
+    assert list(lines(alone.axes[0])) == ["truth"]
+
+
 def test_spectra_in_columns(network: xr.Dataset, linear: xr.Dataset, halos: xr.Dataset) -> None:
     groups = {"by mass": {"network": network}, "by number": {"network": network, "linear": linear}}
     fields = ["density", "velocity"]
@@ -426,7 +453,7 @@ def test_spectra_in_columns(network: xr.Dataset, linear: xr.Dataset, halos: xr.D
     assert lines(top[0])["shot noise"].get_ydata()[0] == 333.0
     reverse = plot_spectra(groups, fields[::-1], others={"halos": halos})
     words = {"truth", "network", "linear", "halos", "shot noise"}
-    assert set(legend(top[0])) == set(legend(reverse.axes[0])) == words
+    assert set(legend(figure)) == set(legend(reverse)) == words
     assert top[0].get_ylim()[1] > float(halos["power"].max())
 
 
@@ -459,7 +486,7 @@ def test_multipoles(network: xr.Dataset, samples: xr.Dataset) -> None:
     row = network.sel(field="density")
     for ax, ell in zip(figure.axes, (0, 2, 4), strict=True):
         drawn = lines(ax)
-        assert ax.get_ylabel() == rf"$k\,P_{ell}(k)$ [($h^{{-1}}$ Mpc)$^2$]"
+        assert ax.get_ylabel() == rf"$k\,P_{ell}(k)$"
         for label, values in (
             ("truth", row["multipoles_true"]),
             ("network", row["multipoles_predicted"]),
@@ -469,6 +496,7 @@ def test_multipoles(network: xr.Dataset, samples: xr.Dataset) -> None:
             np.testing.assert_allclose(drawn[label].get_ydata(), expected)
         assert drawn["truth"].get_color() == "black"
         assert ("_noise" in drawn) == (ell == 0)
+    assert figure.get_supylabel() == r"[($h^{-1}$ Mpc)$^2$]"
     noise = lines(figure.axes[0])["_noise"]
     np.testing.assert_allclose(noise.get_ydata(), 333.0 * row["k_mean"])
     assert legend(figure) == ["truth", "network", "halos", "shot noise"]
@@ -477,9 +505,9 @@ def test_multipoles(network: xr.Dataset, samples: xr.Dataset) -> None:
 
 def test_units_of_multipoles_of_a_vector(network: xr.Dataset) -> None:
     for draw in (plot_multipoles, plot_correlation):
-        label = draw(network, "velocity").axes[0].get_ylabel()
-        assert label.endswith(r"[(km/s)$^2$ ($h^{-1}$ Mpc)$^2$]")
-        assert draw(network, "velocity_divergence").axes[0].get_ylabel().endswith("[(km/s)$^2$]")
+        units = r"[(km/s)$^2$ ($h^{-1}$ Mpc)$^2$]"
+        assert draw(network, "velocity").get_supylabel() == units
+        assert draw(network, "velocity_divergence").get_supylabel() == "[(km/s)$^2$]"
 
 
 def test_unlike_curves_get_an_axis_that_shows_both(network: xr.Dataset) -> None:
@@ -591,8 +619,17 @@ def test_what_poles_refuse(network: xr.Dataset, samples: xr.Dataset, halos: xr.D
 DRAW: dict[str, Callable[..., Any]] = {
     "histograms": lambda results, samples: plot_histograms(results),
     "joint": lambda results, samples: plot_joint(results),
+    "one_histogram": lambda results, samples: plot_histograms(results, ["density"]),
+    "histograms_in_a_row": lambda results, samples: plot_histograms(
+        results, ["velocity_magnitude", "velocity_divergence", "velocity"]
+    ),
     "density_relation": lambda results, samples: plot_density_relation(results),
     "spectra": lambda results, samples: plot_spectra(results, ["density", "velocity"]),
+    "spectra_of_curls": lambda results, samples: plot_spectra(
+        results, ["velocity_curl", "momentum_curl"]
+    ),
+    "xi_of_velocity": lambda results, samples: plot_correlation(results, "velocity"),
+    "multipoles_of_velocity": lambda results, samples: plot_multipoles(results, "velocity"),
     "multipoles": lambda results, samples: plot_multipoles(results, others=samples),
     "correlation": lambda results, samples: plot_correlation(results, others=samples),
     "correlation_2d": lambda results, samples: plot_correlation_2d(results, others=samples),
@@ -647,6 +684,41 @@ def test_words_keep_clear_of_each_other_and_of_the_edge(drawn: Any) -> None:
             assert min(box.x0, box.y0) > -1
             assert box.x1 < drawn.bbox.x1 + 1
             assert box.y1 < drawn.bbox.y1 + 1
+
+
+def words_of(figure: Any) -> list[tuple[str, Any]]:
+    """Text outside the panels of a figure, each with the box that it fills."""
+    figure.draw_without_rendering()  # what was saved as PDF was laid out at its resolution
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    found = list(figure.texts)
+    for part in [figure, *figure.subfigs]:
+        found += [part._supylabel] if part._supylabel is not None else []
+    for owner in (figure, *(ax for ax in figure.axes if not ax.axison)):
+        legends = owner.legends if owner is figure else [owner.get_legend()]
+        found += [text for one in legends if one for text in one.get_texts()]
+    for ax in figure.axes:
+        if ax.axison:
+            found += [ax.title, ax.xaxis.label, ax.yaxis.label]
+            for axis in (ax.xaxis, ax.yaxis):
+                low, high = sorted(axis.get_view_interval())
+                ticks = axis.get_major_ticks()
+                found += [t.label1 for t in ticks if low <= t.get_loc() <= high]
+                found.append(axis.get_offset_text())
+    shown = {id(text): text for text in found if text.get_text().strip() and text.get_visible()}
+    return [(text.get_text(), text.get_window_extent(renderer)) for text in shown.values()]
+
+
+def test_no_two_words_meet_and_none_is_cut(drawn: Any) -> None:
+    words = words_of(drawn)
+    assert len(words) > 8
+    for i, (text, box) in enumerate(words):
+        assert min(box.x0, box.y0) > -1, text
+        assert box.x1 < drawn.bbox.x1 + 1, text
+        assert box.y1 < drawn.bbox.y1 + 1, text
+        for other, its in words[i + 1 :]:
+            wide = min(box.x1, its.x1) - max(box.x0, its.x0)
+            tall = min(box.y1, its.y1) - max(box.y0, its.y0)
+            assert min(wide, tall) < 1, (text, other)  # pixels
 
 
 @pytest.mark.parametrize("name", DRAW)

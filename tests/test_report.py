@@ -24,7 +24,7 @@ from cosmofields.conventions import (
     MissingVariableError,
     StoreError,
 )
-from cosmofields.evaluation import evaluate
+from cosmofields.evaluation import evaluate, scores_table
 from cosmofields.reporting import figures, group_name, inputs, report, summary
 from cosmofields.reporting.page import Section, render
 from cosmofields.reporting.tables import Table
@@ -247,6 +247,86 @@ def test_tables_are_the_results(written: tuple[Path, xr.DataTree]) -> None:
     latex = (out / "tables" / "deviations.tex").read_text()
     assert r"\begin{tabular}" in latex
     assert latex.count(r"\\") == 1 + tree[f"combined/{NAME}"].sizes["k"]
+    for path in (out / "tables").glob("*.tex"):
+        check_latex(path.read_text())
+
+
+def check_latex(text: str) -> None:
+    """Environments, braces and dollars pair, every row has its columns, nothing is left bare."""
+    text = re.sub(r"(?m)^%.*\n", "", text)
+    assert text.isascii() or not re.search(r"[\u2212\u00b1]", text)
+    opened: list[str] = []
+    for which, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+        if which == "begin":
+            opened.append(name)
+        else:
+            assert opened.pop() == name
+    assert not opened
+    bare = re.sub(r"\\[\\{}$&%#_^]", "", text)
+    depth = 0
+    for sign in re.findall(r"[{}]", bare):
+        depth += 1 if sign == "{" else -1
+        assert depth >= 0
+    assert depth == 0
+    assert bare.count("$") % 2 == 0
+    outside = "".join(bare.split("$")[::2])
+    assert not re.search(r"[_^#%]|\d[eE][+-]\d", outside)
+    columns = re.search(r"\\begin\{(?:tabular|longtable)\}\{([lr]+)\}", text)
+    assert columns
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    rows = [line for line in rows if not line.startswith(r"\caption")]
+    assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in rows} == {len(columns[1])}
+
+
+def test_long_tables_break_over_pages() -> None:
+    table = Table("t", "P(k)", {"k low": np.arange(41.0), "P_0, a_b & {c}": np.full(41, -1.5e-7)})
+    latex = table.latex()
+    check_latex(latex)
+    assert r"\begin{longtable}{rr}" in latex
+    assert r"\caption{$P(k)$.} \\" in latex
+    assert latex.count(r"$k_\mathrm{low}$ & $P_0$, a\_b \& \{c\} \\") == 2  # on the next pages too
+    assert latex.count(r" & $-1.5\times10^{-07}$ \\".replace("-07", "-7")) == 41
+
+
+def test_symbols_in_latex() -> None:
+    texts = ["C_r of component x", "1 - cos phi, mean", "velocity divergence", "km/s", "1 +- 2"]
+    latex = Table("t", "T", {"score": texts}).latex()
+    check_latex(latex)
+    for symbol in (r"$C_r$ of", r"$1-\cos\phi$", r"$\nabla\cdot v$", r"$\pm$", r"\mathrm{km"):
+        assert symbol in latex
+    assert r"\hline" not in latex
+
+
+def test_rounding_is_no_score(universe: dict[str, xr.Dataset]) -> None:
+    result = evaluate(universe["linear"], universe["true"])
+    curl = result.sel(field="velocity_curl")
+    assert float(curl["std_predicted"]) < 1e-4 * float(curl["std_true"])
+    table = scores_table({"linear": result})["linear"]
+    assert (
+        table["velocity_curl"]["slope"] is table["velocity_curl"]["correlation_coefficient"] is None
+    )
+    assert table["velocity_curl"]["mean_predicted"] == table["velocity_curl"]["std_predicted"] == 0
+    assert table["velocity_divergence"]["mean_predicted"] == 0
+    assert table["velocity"]["slope"] == pytest.approx(float(result["slope"].sel(field="velocity")))
+    assert table["density"]["mean_true"] == pytest.approx(1)
+
+
+def test_captions_say_what_was_done(written: tuple[Path, xr.DataTree]) -> None:
+    out, tree = written
+    words = {path.stem: path.read_text() for path in (out / "figures").glob("*.txt")}
+    assert "velocity curl of linear theory" in words["spectra_curls"]
+    assert "window of the mesh is taken out" in words["spectra_density"]
+    assert tree["observed/power"].attrs["window"] == "cic-aliased"
+    assert "overlap" not in words["spectra_density"]  # these sub-boxes lie side by side
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.0, False), (0.4, True)])
+def test_bands_of_sub_boxes_that_overlap(
+    universe: dict[str, xr.Dataset], factor: float, said: bool
+) -> None:
+    bands = {"a": xr.Dataset(attrs={"volume_factor": factor})}
+    contents = figures.Contents(universe["true"], {}, {}, bands=bands)
+    assert ("lower bound" in contents.words_on_bands) == said
 
 
 # --- the page ---

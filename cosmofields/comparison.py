@@ -25,6 +25,7 @@ from .conventions import (
     canonical,
     check_los,
     check_same_grid,
+    check_units,
     grid_of,
     is_lazy,
     label,
@@ -144,13 +145,53 @@ def value_edges(
 
 
 def check_datasets(predicted: object, true: object) -> None:
-    """Raise :class:`DimensionError` unless both are Datasets."""
+    """Raise unless both are Datasets, and of one universe as far as both say whose they are.
+
+    Raises
+    ------
+    DimensionError
+        If one is no Dataset.
+    GridMismatchError
+        If they come from simulations of different seeds, or from different files.
+    """
     for given in (predicted, true):
-        if not isinstance(given, xr.Dataset):
-            raise DimensionError(
-                f"evaluate compares two Datasets, and a {type(given).__name__} was given: "
-                "field.to_dataset(name='density')"
-            )
+        if isinstance(given, xr.Dataset):
+            continue
+        how = "xr.Dataset({'density': ..., 'velocity': ...})"
+        if isinstance(given, xr.DataArray):
+            name = given.name or ("velocity" if "component" in given.dims else "density")
+            how = f"field.to_dataset(name={str(name)!r})"
+        raise DimensionError(
+            f"evaluate compares two Datasets, and a {type(given).__name__} was given: {how}"
+        )
+    assert isinstance(predicted, xr.Dataset)
+    assert isinstance(true, xr.Dataset)
+    _check_source(predicted, true)
+
+
+def _check_source(predicted: xr.Dataset, true: xr.Dataset) -> None:
+    sources = [fact(ds, "source") for ds in (predicted, true)]
+    if not all(isinstance(source, Mapping) for source in sources):
+        return
+    # A seed says more than the name of a file, which may be a copy's.
+    key = "seed" if all(source.get("seed") is not None for source in sources) else "file"
+    values = [source.get(key) for source in sources]
+    if None in values or values[0] == values[1]:
+        return
+    # Halos and particles of one simulation, opened as catalogues, are in files of their own.
+    if key == "file" and any(
+        "open_catalog" in str(fact(ds, "history")) for ds in (predicted, true)
+    ):
+        return
+    named = [
+        listing(f"{key} {source[key]}" for key in ("file", "seed") if source.get(key) is not None)
+        for source in sources
+    ]
+    raise GridMismatchError(
+        f"The prediction is of another universe ({named[0]}) than the truth ({named[1]}), by "
+        "attrs['source']; if they are to be compared, take that from one of them: "
+        "del predicted.attrs['source']"
+    )
 
 
 def fact(ds: xr.Dataset, key: str) -> Any:
@@ -198,7 +239,8 @@ def shared_fields(predicted: xr.Dataset, true: xr.Dataset) -> dict[str, Pair]:
     MissingVariableError
         If there is no field that both hold.
     GridMismatchError, NotPeriodicError, DimensionError
-        If grids or redshifts differ, or a field does not span its box.
+        If grids or redshifts differ, a field does not span its box, or has other units than it
+        should.
     """
     held = [set(_held(ds)) for ds in (predicted, true)]
     names = [name for name in COMPARED if name in held[0] & held[1]]
@@ -232,6 +274,8 @@ def _held(ds: xr.Dataset) -> Iterator[str]:
 
 
 def _take(ds: xr.Dataset, name: str) -> xr.DataArray:
+    for part in (name,) if name in ds else ("density", "velocity"):
+        check_units(ds[part], part)
     if name in ds:
         field = variable(ds, name)
         return field.assign_attrs({"units": FIELDS[name].units, **field.attrs})

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import dask
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..comparison import (
     COMPARED,
@@ -89,14 +89,16 @@ def sub_boxes(
             f"sub_boxes needs nodes in rising order; `{rolled[0]}` jumps back: "
             f"ds.sortby({rolled[0]!r})"
         )
-    cells = _whole_cells(size, grid.cell_size, "size")
-    steps = cells if stride is None else _whole_cells(stride, grid.cell_size, "stride")
-    for axis, n, have, length in zip(AXES, cells, grid.shape, grid.lengths, strict=True):
-        if n > have:
+    lengths = _three_lengths(size, "size")
+    for axis, wanted, length in zip(AXES, lengths, grid.lengths, strict=True):
+        if wanted > length * (1 + 1e-6):
             raise DimensionError(
                 f"size={size} Mpc/h is more than the box has along {axis}; expected at most "
                 f"{length:g}"
             )
+    cells = _whole_cells(size, grid.cell_size, "size")
+    steps = cells if stride is None else _whole_cells(stride, grid.cell_size, "stride")
+    for axis, n in zip(AXES, cells, strict=True):
         if n < 2:
             raise DimensionError(
                 f"size={size} Mpc/h is one cell along {axis}; expected two or more"
@@ -122,18 +124,23 @@ def sub_boxes(
     return parts
 
 
-def _whole_cells(
-    value: float | Sequence[float], cell_size: tuple[float, float, float], what: str
-) -> list[int]:
-    """Cells of a length (one number or three) along each axis."""
+def _three_lengths(value: float | Sequence[float], what: str) -> NDArray[np.float64]:
+    """A length along each axis, of one number or three."""
     try:
         lengths = np.broadcast_to(np.asarray(value, dtype=float), 3)
     except (TypeError, ValueError):
         lengths = np.array([np.nan])
     if not (np.isfinite(lengths).all() and (lengths > 0).all()):
         raise DimensionError(f"{what}={value!r}; expected one positive length in Mpc/h, or three")
+    return lengths
+
+
+def _whole_cells(
+    value: float | Sequence[float], cell_size: tuple[float, float, float], what: str
+) -> list[int]:
+    """Cells of a length (one number or three) along each axis."""
     cells = []
-    for axis, length, cell in zip(AXES, lengths, cell_size, strict=True):
+    for axis, length, cell in zip(AXES, _three_lengths(value, what), cell_size, strict=True):
         n = max(round(length / cell), 1)
         if abs(length / cell - n) > 1e-4:
             raise DimensionError(

@@ -139,10 +139,21 @@ def gather(
 
 def _check_comparable(chosen: Source, truth: Source) -> None:
     for source in (chosen, truth):
+        # A catalogue has a velocity too, but each halo's.
+        fitting = [
+            name
+            for name, ds in source.beside.items()
+            if "position" not in ds and any(key in ds for key in COMPARED)
+        ]
+        if "position" in source.version:
+            root = source.text.removesuffix(f"/{source.group}")
+            usual = [name for name in (PREDICTED, TRUE) if name in fitting] or fitting
+            hint = f" Name one of fields, such as '{root}/{usual[0]}'" if usual else ""
+            raise MissingVariableError(
+                f"'{source.text}' is a catalogue, of {listing(source.version.data_vars)}; expected "
+                f"fields, some of {listing(COMPARED)}.{hint}"
+            )
         if not any(name in source.version for name in COMPARED):
-            fitting = [
-                name for name, ds in source.beside.items() if any(key in ds for key in COMPARED)
-            ]
             hint = f" Groups that do: {listing(fitting)}" if fitting else ""
             raise MissingVariableError(
                 f"'{source.text}' holds {listing(source.version.data_vars)}, and none of "

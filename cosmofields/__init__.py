@@ -46,12 +46,14 @@ _EXPORTS = {
     "power_spectrum": "cosmofields.spectral",
     "predict": "cosmofields.inference",
     "predict_density": "cosmofields.inference",
+    "predict_momentum": "cosmofields.inference",
     "predict_velocity": "cosmofields.inference",
     "reconstruct": "cosmofields.reconstruction",
     "report": "cosmofields.reporting",
     "sample": "cosmofields.sampling",
     "scores_table": "cosmofields.evaluation",
     "select": "cosmofields.catalog",
+    "simulate": "cosmofields.simulation",
     "spectra": "cosmofields.spectral",
     "sub_boxes": "cosmofields.boxes",
     "to_real_space": "cosmofields.sampling",
@@ -78,13 +80,14 @@ if TYPE_CHECKING:
     from .cosmology import Cosmology
     from .derivatives import curl, divergence, gradient, helmholtz, longitudinal, transverse
     from .evaluation import evaluate, format_table, scores_table
-    from .inference import calibrate, predict, predict_density, predict_velocity
+    from .inference import calibrate, predict, predict_density, predict_momentum, predict_velocity
     from .linear import linear_theory, linear_velocity
     from .painting import paint, paint_matter
     from .readers import open_box, open_catalog
     from .reconstruction import reconstruct
     from .reporting import report
     from .sampling import sample, to_real_space
+    from .simulation import simulate
     from .spectral import multipoles, power_spectrum, spectra, wedges
     from .statistics import (
         cell_statistics,

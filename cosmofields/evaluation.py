@@ -435,15 +435,17 @@ _ROWS: list[tuple[str, str, Callable[..., str]]] = [
 def without_rounding(result: xr.Dataset) -> xr.Dataset:
     """Scores without the digits that floating point leaves of zero.
 
-    A prediction whose variance is below 1e-8 of the truth's has mean and scatter 0, and neither a
-    correlation nor a slope (NaN); a mean below 1e-6 of the true scatter is 0.
+    A prediction whose variance is below 1e-8 of the truth's has scatter 0, and neither a
+    correlation nor a slope (NaN).  A mean below 1e-6 of the true scatter, or 1e-4 where the
+    prediction has no scatter, is 0.
     """
     scale = result["std_true"]
     empty = result["std_predicted"] < 1e-4 * scale
     new = {name: result[name].where(~empty) for name in ("correlation_coefficient", "slope")}
     new["std_predicted"] = result["std_predicted"].where(~empty, 0.0)
     for name in ("mean_predicted", "mean_true"):
-        new[name] = result[name].where(abs(result[name]) >= 1e-6 * scale, 0.0)
+        small = abs(result[name]) < xr.where(empty, 1e-4, 1e-6) * scale
+        new[name] = result[name].where(~small, 0.0)
     return result.assign(new)
 
 

@@ -9,7 +9,6 @@ from scipy.spatial import cKDTree
 from scipy.special import eval_legendre
 
 from cosmofields.catalog import from_arrays, to_redshift_space
-from cosmofields.two_point import clustering
 from cosmofields.conventions import (
     CatalogError,
     DimensionError,
@@ -20,6 +19,7 @@ from cosmofields.conventions import (
 from cosmofields.correlation import correlations
 from cosmofields.painting import paint
 from cosmofields.spectral import multipoles
+from cosmofields.two_point import clustering
 
 OPTIONS = {"n_grid": 32, "edges": np.arange(10.0, 41.0, 10)}
 

@@ -25,10 +25,11 @@ TOPICS = {
     "Catalogues": (
         "from_arrays open_catalog open_box tutorial. select to_redshift_space to_real_space"
     ),
+    "Simulated boxes": "simulate",
     "Fields": "from_grid paint paint_matter sample",
     "Reconstruction": (
-        "linear_theory linear_velocity predict predict_density predict_velocity reconstruct "
-        "calibrate"
+        "linear_theory linear_velocity predict predict_density predict_velocity predict_momentum "
+        "reconstruct calibrate"
     ),
     "Stores": "open_store write_store",
     "Derivatives": "gradient divergence curl helmholtz longitudinal transverse magnitude",

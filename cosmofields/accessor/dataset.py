@@ -115,7 +115,9 @@ class DatasetRecon(Recon):
         """See :func:`cosmofields.to_redshift_space`."""
 
     @forwards("sampling")
-    def to_real_space(self, velocity: xr.DataArray, *, dispersion: float = 90.0) -> xr.Dataset:
+    def to_real_space(
+        self, velocity: xr.DataArray | xr.Dataset, *, dispersion: float = 90.0
+    ) -> xr.Dataset:
         """See :func:`cosmofields.to_real_space`."""
 
     @forwards("painting")

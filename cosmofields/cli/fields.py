@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from ..conventions import AXES, CosmofieldsError, require_extra
-from .shared import Verbs, cosmology, one_or_three
+from ..conventions import AXES, CosmofieldsError
+from .shared import Verbs, client, cosmology, one_or_three
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -120,6 +118,20 @@ def add_verbs(verbs: Verbs) -> None:
         default="auto",
         help="of the networks (default: %(default)s)",
     )
+    predict.add_argument(
+        "--symmetries",
+        type=int,
+        default=1,
+        help="of the line of sight to average over: 1, 2, 4, 8 or 16 (default: %(default)s)",
+    )
+    predict.add_argument(
+        "--restore-power",
+        action="store_true",
+        help="also write fields with the power of the true ones, for spectra",
+    )
+    predict.add_argument(
+        "--uncertainty", action="store_true", help="also write the standard deviation of each cell"
+    )
     predict.add_argument("--allow-mismatch", action="store_true", help="overrule the model's card")
     predict.add_argument(
         "--scheduler",
@@ -178,29 +190,6 @@ def _info(args: argparse.Namespace) -> None:
     print(describe(args.store), end="")
 
 
-@contextmanager
-def _client(scheduler: str | None, workers: int) -> Iterator[None]:
-    """Let dask work on the scheduler of this address or file; on threads for None."""
-    if scheduler is None:
-        yield
-        return
-    distributed = require_extra("distributed", "hpc", "--scheduler")
-    how = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
-    if "scheduler_file" in how and not Path(scheduler).is_file():
-        raise CosmofieldsError(
-            f"--scheduler {scheduler!r} is no address such as tcp://host:8786, and no file that "
-            "`dask scheduler --scheduler-file` has written"
-        )
-    try:
-        client = distributed.Client(**how, timeout="60s")
-    except (OSError, TimeoutError, ValueError) as error:
-        raise CosmofieldsError(f"No Dask scheduler answers at {scheduler!r}: {error}") from error
-    with client:
-        # The plan counts those that are there.
-        client.wait_for_workers(workers)
-        yield
-
-
 def _predict(args: argparse.Namespace) -> None:
     from ..catalog import to_redshift_space
     from ..readers import open_catalog
@@ -225,7 +214,7 @@ def _predict(args: argparse.Namespace) -> None:
         raise CosmofieldsError(
             f"--los {args.los}, but the catalogue is in redshift space along {halos.attrs['los']}"
         )
-    with _client(args.scheduler, args.workers):
+    with client(args.scheduler, args.workers):
         reconstruct(
             halos,
             args.out,
@@ -234,6 +223,9 @@ def _predict(args: argparse.Namespace) -> None:
             memory=args.memory,
             device=args.device,
             precision=args.precision,
+            symmetries=args.symmetries,
+            restore_power=args.restore_power,
+            uncertainty=args.uncertainty,
             allow_mismatch=args.allow_mismatch,
         )
     print(args.out)

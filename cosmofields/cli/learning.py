@@ -1,11 +1,13 @@
-"""Verbs on models and what they learn from: simulate, train."""
+"""Verbs on models and what they learn from: simulate, train, calibrate, tune."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .shared import Verbs, cosmology
+from ..conventions import AXES
+from .shared import Verbs, client, cosmology
 
 if TYPE_CHECKING:
     from ..training import TrainingRun
@@ -57,27 +59,76 @@ def add_verbs(verbs: Verbs) -> None:
         "stopped, or killed. Options overrule the file; those that neither gives have the values "
         "of docs/training.md.",
     )
-    train.add_argument(
+    _training_options(train)
+    train.add_argument("--out", help="directory to write (default: models)")
+    train.add_argument("--workers", type=int, help="processes that make crops")
+    train.add_argument("--devices", type=int, help="GPUs, or processes, that share each batch")
+    train.set_defaults(run=_train)
+
+    tune = verbs.add_parser(
+        "tune",
+        help="search for the settings of a fit",
+        description="Optuna's TPE over the paper's five: learning rate, dropout, number of boxes, "
+        "widths, batch size. What `train` takes is where the search starts; the options in the "
+        "plural say what is searched. The same command goes on with a study that was stopped, or "
+        "killed.",
+    )
+    _training_options(tune)
+    tune.add_argument("--out", required=True, metavar="DIR", help="directory of the study")
+    tune.add_argument("--trials", type=int, default=20, help="settings in all (default: 20)")
+    tune.add_argument(
+        "--repeats", type=int, default=5, help="fits of one that is not pruned (default: 5)"
+    )
+    for name, kind in (("learning-rates", float), ("dropouts", float), ("box-numbers", int)):
+        tune.add_argument(f"--{name}", type=kind, nargs=2, metavar=("LOW", "HIGH"))
+    tune.add_argument(
+        "--width-choices", nargs="+", type=_widths, metavar="N-N-N", help="e.g. 8-32-64 16-64-128"
+    )
+    tune.add_argument("--batch-sizes", nargs="+", type=int, metavar="N")
+    tune.add_argument(
+        "--scheduler",
+        help="address of a Dask scheduler, or the file that it wrote; default: one after the other",
+    )
+    tune.add_argument(
+        "--workers", type=int, default=1, help="of the scheduler's, to wait for (default: 1)"
+    )
+    tune.set_defaults(run=_tune, devices=None)
+
+    calibrate = verbs.add_parser(
+        "calibrate",
+        help="measure a model's power and errors, and keep them in its cards",
+        description="Run the models over boxes with known truth: how much power their fields lack "
+        "by scale, and how wrong a cell is; `predict` restores and reports it.",
+    )
+    calibrate.add_argument("--model", default="default", help="directory of saved models")
+    calibrate.add_argument("--boxes", nargs="+", required=True, help="boxes to measure")
+    calibrate.add_argument(
+        "--validation", nargs="+", required=True, help="boxes to scale errors by"
+    )
+    calibrate.add_argument("--symmetries", nargs="+", type=int, default=[1, 8])
+    calibrate.add_argument("--los", choices=AXES, default="z", help="line of sight (default: z)")
+    calibrate.set_defaults(run=_calibrate)
+
+
+def _training_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "config",
         metavar="CONFIG|TARGET",
         help="TOML file (docs/examples); or density, velocity or momentum, and all as options",
     )
-    train.add_argument("--target", choices=TARGETS, help="of a file: train this one instead")
-    train.add_argument("--boxes", nargs="+", help="boxes to train on: HDF5, or stores of simulate")
-    train.add_argument("--validation", nargs="+", help="boxes to choose by")
-    train.add_argument("--out", help="directory to write (default: models)")
-    train.add_argument(
+    parser.add_argument("--target", choices=TARGETS, help="of a file: train this one instead")
+    parser.add_argument("--boxes", nargs="+", help="boxes to train on: HDF5, or stores of simulate")
+    parser.add_argument("--validation", nargs="+", help="boxes to choose by")
+    parser.add_argument(
         "--density-model", help="directory of the models of the earlier steps (default: --out)"
     )
-    train.add_argument("--workers", type=int, help="processes that make crops")
-    train.add_argument("--devices", type=int, help="GPUs, or processes, that share each batch")
-    train.add_argument(
+    parser.add_argument(
         "--number-density", nargs="+", type=float, help="of the mass bins, cumulative, (h/Mpc)^3"
     )
-    train.add_argument("--weighting", choices=("mass", "number"), help="what a halo counts")
-    train.add_argument("--architecture", choices=("residual", "paper"))
-    train.add_argument("--widths", nargs="+", type=int, help="channels of each level")
-    train.add_argument("--dropout", type=float, help="of the paper's architecture")
+    parser.add_argument("--weighting", choices=("mass", "number"), help="what a halo counts")
+    parser.add_argument("--architecture", choices=("residual", "paper"))
+    parser.add_argument("--widths", nargs="+", type=int, help="channels of each level")
+    parser.add_argument("--dropout", type=float, help="of the paper's architecture")
     for name, what in (
         ("steps", "of the optimiser, in the main phase"),
         ("settle-steps", "after these, with the batch norm held fixed"),
@@ -88,11 +139,18 @@ def add_verbs(verbs: Verbs) -> None:
         ("margin", "outer cells of a crop, left out of the loss"),
         ("seed", "of weights and crops"),
     ):
-        train.add_argument(f"--{name}", type=int, help=what)
-    train.add_argument("--learning-rate", type=float, help="at its peak")
-    train.add_argument("--ema-decay", type=float, help="of the averaged weights")
-    train.add_argument("--precision", choices=("bf16-mixed", "32-true"))
-    train.set_defaults(run=_train)
+        parser.add_argument(f"--{name}", type=int, help=what)
+    parser.add_argument("--learning-rate", type=float, help="at its peak")
+    parser.add_argument("--ema-decay", type=float, help="of the averaged weights")
+    parser.add_argument("--precision", choices=("bf16-mixed", "32-true"))
+
+
+def _widths(text: str) -> list[int]:
+    """Channels of ``16-64-128``."""
+    try:
+        return [int(each) for each in text.split("-")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected such as 16-64-128") from None
 
 
 def _simulate(args: argparse.Namespace) -> None:
@@ -138,3 +196,43 @@ def _train(args: argparse.Namespace) -> None:
         devices=run.devices,
     )
     print(f"Saved {card}")
+
+
+def _tune(args: argparse.Namespace) -> None:
+    from ..tuning import Space, tune
+
+    run = run_of(args)
+    given = {
+        "learning_rate": args.learning_rates,
+        "dropout": args.dropouts,
+        "boxes": args.box_numbers,
+        "widths": args.width_choices,
+        "batch_size": args.batch_sizes,
+    }
+    with client(args.scheduler, args.workers):
+        table = tune(
+            run.config,
+            run.boxes,
+            run.validation,
+            args.out,
+            trials=args.trials,
+            repeats=args.repeats,
+            space=Space(**{key: tuple(value) for key, value in given.items() if value}),
+            density_model=run.density_model or "default",
+        )
+    done = table.drop_vars(["reason", "seconds"]).to_dataframe().sort_values("loss")
+    print(done.to_string(float_format="%.4g"))
+    print(Path(args.out) / "best.toml")
+
+
+def _calibrate(args: argparse.Namespace) -> None:
+    from ..inference import calibrate
+
+    calibrate(
+        args.model,
+        args.boxes,
+        args.validation,
+        symmetries=args.symmetries,
+        los=args.los,
+        progress=True,
+    )

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from ..conventions import CosmofieldsError, require_extra
 
 # Of argparse's own type, which it does not export.
 Verbs = Any
@@ -23,3 +28,26 @@ def cosmology(text: str) -> dict[str, float]:
 def one_or_three(values: list[Any] | None) -> Any:
     """A single number as such; what is no list of three is refused where it is used."""
     return values[0] if values and len(values) == 1 else values
+
+
+@contextmanager
+def client(scheduler: str | None, workers: int) -> Iterator[None]:
+    """Let dask work on the scheduler of this address or file; on threads for None."""
+    if scheduler is None:
+        yield
+        return
+    distributed = require_extra("distributed", "hpc", "--scheduler")
+    how = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
+    if "scheduler_file" in how and not Path(scheduler).is_file():
+        raise CosmofieldsError(
+            f"--scheduler {scheduler!r} is no address such as tcp://host:8786, and no file that "
+            "`dask scheduler --scheduler-file` has written"
+        )
+    try:
+        connected = distributed.Client(**how, timeout="60s")
+    except (OSError, TimeoutError, ValueError) as error:
+        raise CosmofieldsError(f"No Dask scheduler answers at {scheduler!r}: {error}") from error
+    with connected:
+        # The plan counts those that are there.
+        connected.wait_for_workers(workers)
+        yield

@@ -34,7 +34,7 @@ def transform(array: NDArray[Any], element: int, vector_channels: int) -> NDArra
     """
     flips = [axis for axis in range(3) if element >> axis & 1]
     swap = bool(element >> 3 & 1)
-    out = np.flip(array, [axis - 3 for axis in flips])
+    out = np.flip(array, tuple(axis - 3 for axis in flips))
     if swap:
         out = out.swapaxes(-3, -2)
     out = np.array(out, order="C")

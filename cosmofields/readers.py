@@ -394,7 +394,7 @@ def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
     import h5py
 
     path = Path(path)
-    if path.is_dir():
+    if (path / "zarr.json").is_file():
         return _open_box_store(path)
     if not path.is_file():
         raise StoreError(

@@ -147,7 +147,7 @@ def test_slices_of_a_divergence(observed, truth, network, field):
         np.testing.assert_allclose(ax.images[0].get_array(), expected.T, rtol=1e-4, atol=1e-3)
         low, high = ax.images[0].get_clim()
         assert low == -high
-    assert r"[$h$ km/s/Mpc]" in figure.axes[-1].get_xlabel()
+    assert r"[km/s/($h^{-1}$ Mpc)]" in figure.axes[-1].get_xlabel()
 
 
 def test_slices_take_a_divergence_that_is_there(observed, truth, network):
@@ -176,7 +176,7 @@ def test_slices_with_histograms(observed, truth, network, results, field):
     expected = {
         "velocity": [r"$|\mathbf{v}|$ [km/s]", r"$1-\cos\varphi$ of $\mathbf{v}$"],
         "density": [r"$1+\delta$"],
-        "velocity_divergence": [r"$\nabla\cdot\mathbf{v}$ [$h$ km/s/Mpc]"],
+        "velocity_divergence": [r"$\nabla\cdot\mathbf{v}$ [km/s/($h^{-1}$ Mpc)]"],
     }
     assert labels == expected[field]
     assert len(panels(figure)) == 3

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -133,8 +133,7 @@ def simulate(
     if _is_there(target, plan):
         return _opened(target)
     with stages.alone(target):
-        particles = run.finish(target.with_name(f"{target.name}.run"), say)
-        position, velocity = particles
+        position, velocity = run.finish(target.with_name(f"{target.name}.run"), say)
         tree = _products(run, position, velocity, cells, halos_of, plan, say)
         write_store(tree, target, overwrite=target.exists(), title=f"simulated box, seed {seed}")
         _forget(target.with_name(f"{target.name}.run"))
@@ -410,9 +409,7 @@ def _products(
 
 
 def _opened(store: Path) -> xr.DataTree:
-    tree = open_store(store)
-    assert isinstance(tree, xr.DataTree)  # of two groups
-    return tree
+    return cast("xr.DataTree", open_store(store))  # it has two groups
 
 
 def _is_there(store: Path, plan: Mapping[str, Any]) -> bool:

@@ -46,11 +46,11 @@ def colour(modes: Sequence[Modes], w: Waves, *, table: NDArray[np.float32], unit
 
 def shear(modes: Sequence[Modes], out: Modes, w: Waves, *, i: int, j: int) -> None:
     """Write (k_i k_j / k^2) f into ``out``: the second derivative of the potential of f."""
-    first, second = (w.k, w.k) if i == j else (w.odd, w.odd)
-    ones = [np.ones_like(axis) for axis in w.k]
-    factors = [np.array(axis) for axis in ones]
-    factors[i] = factors[i] * first[i]
-    factors[j] = factors[j] * second[j]
+    # An odd derivative along each of two axes, or an even one along the same.
+    k = w.k if i == j else w.odd
+    factors = [np.ones_like(axis) for axis in w.k]
+    for axis in (i, j):
+        factors[axis] = factors[axis] * k[axis]
     _shear(modes[0], out, factors[0], factors[1], factors[2], *w.squares())
 
 

@@ -19,7 +19,8 @@ from .inference import check_box, predict
 from .linear import linear_bias, linear_theory
 from .painting import paint
 from .readers import open_box
-from .reporting import PAGE, check_output, report, stage
+from .reporting import PAGE, check_output, report
+from .stages import timed
 from .store import describe, side_text, write_store
 from .unet import load_model
 
@@ -82,7 +83,7 @@ def demo(
     source = halos.attrs.get("source", {})
     say.print(_introduction(halos, source, los), highlight=False, soft_wrap=True)
 
-    with stage(say, "halos: selected, in redshift space, painted"):
+    with timed(say, "halos: selected, in redshift space, painted"):
         chosen = select(halos)
         tracers = to_redshift_space(chosen, los)
         n_grid = [true.sizes[axis] for axis in ("x", "y", "z")]
@@ -93,7 +94,7 @@ def demo(
         true = true.load()
         check_filled(true["density"], "the true fields")
 
-    with stage(say, "linear theory: eq. 2, Wiener filter, Wiener filter by mass bin"):
+    with timed(say, "linear theory: eq. 2, Wiener filter, Wiener filter by mass bin"):
         bias = card["linear_bias"]
         eq4 = linear_bias(by_number, true["density"])
         versions = {
@@ -102,11 +103,11 @@ def demo(
             BY_BIN: linear_theory(observed, bias=bias["mass_bins"]),
         }
 
-    with stage(say, "networks: density, then velocity"):
+    with timed(say, "networks: density, then velocity"):
         versions[NETWORK] = predict(observed, model)
 
     out.mkdir(parents=True, exist_ok=True)
-    with stage(say, "store"):
+    with timed(say, "store"):
         tree = xr.DataTree.from_dict(
             {
                 "observed": observed,
@@ -142,7 +143,7 @@ def demo(
         found = {node.attrs.get("label"): node.to_dataset() for node in measured.children.values()}
         missing = ""
     except MissingExtraError as error:
-        with stage(say, "statistics"):
+        with timed(say, "statistics"):
             found = {titles[label]: evaluate(ds, true) for label, ds in versions.items()}
         missing = str(error)
     table = scores_table({label: found[titles[label]] for label in versions})

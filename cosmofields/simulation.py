@@ -10,8 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -228,14 +227,14 @@ class _Run:
         a, growth = self.scale_factors(), Growth(self.cosmology)
         saved = _load(folder, self.plan())
         if saved is None:
-            with _stage(say, f"initial conditions: {self.n_particles}^3 particles"):
+            with stages.timed(say, f"initial conditions: {self.n_particles}^3 particles"):
                 step_, position, momentum = 0, *self._initial(growth)
         else:
             step_, position, momentum = saved
             say.print(f"  goes on after step {step_} of {self.n_steps}", highlight=False)
         last = time.monotonic()
         for i in range(step_, self.n_steps):
-            with _stage(say, f"step {i + 1} of {self.n_steps}, z = {1 / a[i + 1] - 1:.2f}"):
+            with stages.timed(say, f"step {i + 1} of {self.n_steps}, z = {1 / a[i + 1] - 1:.2f}"):
                 # The kick to the middle of this step, from that of the last one.
                 before = (a[i - 1] + a[i]) / 2 if i else a[0]
                 self._kick(growth, position, momentum, a[i], before, (a[i] + a[i + 1]) / 2)
@@ -243,7 +242,7 @@ class _Run:
             if time.monotonic() - last > CHECKPOINT:
                 _save(folder, self.plan(), i + 1, position, momentum)
                 last = time.monotonic()
-        with _stage(say, "last half step"):
+        with stages.timed(say, "last half step"):
             if self.n_steps:
                 end = (a[-2] + a[-1]) / 2
                 self._kick(growth, position, momentum, a[-1], end, a[-1])
@@ -382,10 +381,10 @@ def _products(
         "particle_mass": run.particle_mass,
         **{key: value for key, value in plan.items() if key not in facts},
     }
-    with _stage(say, f"true fields: {n_grid}^3 cells"):
+    with stages.timed(say, f"true fields: {n_grid}^3 cells"):
         particles = from_arrays(position, velocity, **facts)
         true = paint_matter(particles, n_grid).assign_attrs(source=source)
-    with _stage(say, "halos: friends of friends"):
+    with stages.timed(say, "halos: friends of friends"):
         length = halos_of["linking_length"] * run.box_size / run.n_particles
         found = friends_of_friends(
             position,
@@ -471,12 +470,3 @@ def _load(
 def _forget(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-
-
-@contextmanager
-def _stage(say: Console, what: str) -> Iterator[None]:
-    """Spinner while a stage runs, and a line with its time when it is done."""
-    started = time.perf_counter()
-    with say.status(f"{what} ..."):
-        yield
-    say.print(f"  {time.perf_counter() - started:5.1f} s  {what}", highlight=False)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
@@ -27,6 +28,9 @@ from .conventions import AXES, StoreError, listing
 from .encoding import encode
 from .lazy import log, machine
 from .store import StorePath, begin, finish, root_attrs, stamp
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LEDGER = "ledger"
 
@@ -289,3 +293,12 @@ def run(tasks: Sequence[Any], *, progress: bool, at_once: int | None = None) -> 
     except BaseException:
         client.cancel(futures)  # or the workers would go on without us
         raise
+
+
+@contextmanager
+def timed(say: Console, what: str) -> Iterator[None]:
+    """Spinner while a stage runs, and a line with its time when it is done."""
+    started = time.perf_counter()
+    with say.status(f"{what} ..."):
+        yield
+    say.print(f"  {time.perf_counter() - started:5.1f} s  {what}", highlight=False, markup=False)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -41,6 +39,7 @@ from ..evaluation import evaluate
 from ..linear import halo_overdensity
 from ..sampling import to_real_space
 from ..spectral import multipoles, power_spectrum
+from ..stages import timed
 from ..store import write_store
 from ..two_point import clustering
 from . import summary, tables
@@ -152,22 +151,22 @@ def report(
     taper = None if true.attrs.get("periodic", True) else _TAPER
     missing: list[str] = []
 
-    with stage(say, f"statistics of {len(versions)} version{'s' if len(versions) > 1 else ''}"):
+    with timed(say, f"statistics of {len(versions)} version{'s' if len(versions) > 1 else ''}"):
         results = {label: evaluate(ds, true, taper=taper) for label, ds in versions.items()}
     contents = Contents(true, versions, results, observed=observed, training=training)
     if observed is not None and taper is None:
-        with stage(say, "the observed halo field"):
+        with timed(say, "the observed halo field"):
             contents.measured = _observed(observed)
     realizations: dict[str, xr.Dataset] = {}
     if sub_boxes is not None:
-        with stage(say, f"sub-boxes of {sub_boxes} Mpc/h"):
+        with timed(say, f"sub-boxes of {sub_boxes} Mpc/h"):
             realizations = {
                 label: boxes.evaluate_sub_boxes(ds, true, sub_boxes, stride=stride)
                 for label, ds in versions.items()
             }
             contents.bands = {label: boxes.combine(r) for label, r in realizations.items()}
     if halos is not None:
-        with stage(say, "halos: moved back, and their clustering"):
+        with timed(say, "halos: moved back, and their clustering"):
             contents.halos = _clustering(halos, halos_true, true, versions, missing)
     missing += _not_given(contents, sub_boxes, halos)
     tree = _tree(contents, realizations)
@@ -177,7 +176,7 @@ def report(
     beside.mkdir(parents=True)
     try:
         sections = {anchor: Section(anchor, text) for anchor, text in SECTIONS.items()}
-        with stage(say, "figures"):
+        with timed(say, "figures"):
             for anchor, picture in _draw(contents, beside / "figures", missing):
                 sections[anchor].figures.append(picture)
         scores = Section("scores", "Scores", tables=_tables(contents, realizations))
@@ -200,7 +199,7 @@ def report(
             facts=list(summary.facts(true, versions, command or "report(), from Python")),
             histories=list(summary.histories({**versions, "the truth": true})),
         )
-        with stage(say, "results and page"):
+        with timed(say, "results and page"):
             write_store(tree, beside / STORE, title=title)
             _write_netcdf(tree, beside / "results.nc")
             _write_text(beside / PAGE, page)
@@ -208,15 +207,6 @@ def report(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return tree
-
-
-@contextmanager
-def stage(say: Console, what: str) -> Iterator[None]:
-    """Spinner while a stage runs, and a line with its time when it is done."""
-    started = time.perf_counter()
-    with say.status(f"{what} ..."):
-        yield
-    say.print(f"  {time.perf_counter() - started:5.1f} s  {what}", highlight=False, markup=False)
 
 
 def check_output(out: Path) -> None:

@@ -220,7 +220,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_missing_model(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="expected density.safetensors and density.json"):
+    with pytest.raises(StoreError, match="a directory with density.safetensors and density.json"):
         load_model("density", tmp_path / "nowhere")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..catalog import select, to_redshift_space
 from ..conventions import AXES, CosmofieldsError, check_filled, listing
 from ..painting import paint
 from ..readers import open_box
-from ..unet import load_model
+from ..unet import load_model, model_folder
 from .fields import predict
 from .running import track
 
@@ -101,7 +100,7 @@ def calibrate(
             factor = float(np.mean([box[i][kind] for box in factors]))
             calibration.rescale(cards, kind, i, factor)
     for target, card in cards.items():
-        _write(_folder(model) / f"{target}.json", card)
+        _write(model_folder(model) / f"{target}.json", card)
     return {target: card["calibration"] for target, card in cards.items()}
 
 
@@ -142,12 +141,6 @@ def _factors(
     for kind in ("across", "along"):
         found[kind] = float(np.quantile(ratio[kinds == kind], calibration.SHARE))
     return found
-
-
-def _folder(model: str | Path) -> Path:
-    if model == "default":
-        return Path(str(resources.files("cosmofields"))) / "data" / "models"
-    return Path(model)
 
 
 def _write(path: Path, card: dict[str, Any]) -> None:

@@ -10,17 +10,32 @@ it.  The last spatial axis is the line of sight.
 
 from .models import MODELS, RESIDUAL_SCALE, VELOCITY_SCALE, FieldModel, build
 from .networks import DoubleConv, PaperUNet, ResidualUNet
-from .saved import load_model, save_model
+from .saved import (
+    TARGETS,
+    Card,
+    load_cards,
+    load_model,
+    model_folder,
+    save_model,
+    write_card,
+    zoo,
+)
 
 __all__ = [
     "MODELS",
     "RESIDUAL_SCALE",
+    "TARGETS",
     "VELOCITY_SCALE",
+    "Card",
     "DoubleConv",
     "FieldModel",
     "PaperUNet",
     "ResidualUNet",
     "build",
+    "load_cards",
     "load_model",
+    "model_folder",
     "save_model",
+    "write_card",
+    "zoo",
 ]

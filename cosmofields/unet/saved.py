@@ -1,24 +1,28 @@
-"""The saved model: weights and a card."""
+"""The saved model: weights and a card; the zoo: those that ship, by name."""
 
 from __future__ import annotations
 
 import json
+import os
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from ..conventions import ModelMismatchError, StoreError
+from ..conventions import ModelMismatchError, StoreError, listing
 from .models import FieldModel, build
 
 CARD_VERSION = 1
+# In the order in which they are made: each sees what those before it predict.
+TARGETS = ("density", "velocity", "momentum")
+
+Card = dict[str, Any]
 
 
-def save_model(model: FieldModel, card: dict[str, Any], directory: str | Path) -> Path:
+def save_model(model: FieldModel, card: Card, directory: str | Path) -> Path:
     """Write ``TARGET.safetensors`` and ``TARGET.json`` into ``directory``; return the card's path.
 
     Weights are kept in half precision (their rounding, 5e-4, is far below their own uncertainty),
@@ -34,21 +38,75 @@ def save_model(model: FieldModel, card: dict[str, Any], directory: str | Path) -
     text = json.dumps({"card_version": CARD_VERSION, **card}, indent=2) + "\n"
     files = {"safetensors": save_safetensors(tensors), "json": text.encode()}
     for suffix, content in files.items():
-        # Beside, then renamed: a model that is there is never half of one.
-        part = directory / f"{model.target}.{suffix}.part"
-        part.write_bytes(content)
-        part.replace(directory / f"{model.target}.{suffix}")
+        _replace(directory / f"{model.target}.{suffix}", content)
     return directory / f"{model.target}.json"
 
 
-def load_model(target: str, source: str | Path = "default") -> tuple[FieldModel, dict[str, Any]]:
+def zoo() -> dict[str, Path]:
+    """Names and directories of the models that ship, the default first."""
+    root = Path(str(resources.files("cosmofields"))) / "data" / "models"
+    names = sorted(card.parent.name for card in root.glob("*/density.json"))
+    return {name: root / name for name in sorted(names, key=lambda name: name != "default")}
+
+
+def model_folder(source: str | Path) -> Path:
+    """Directory of a saved model.
+
+    Parameters
+    ----------
+    source : name of a model of the zoo, or path of a directory
+        A string that is both is the name; ``"./name"`` or a ``Path`` is the directory.
+
+    Raises
+    ------
+    StoreError
+        If it is neither.
+    """
+    known = zoo()
+    if isinstance(source, str) and source in known:
+        return known[source]
+    if not Path(source).is_dir():
+        raise StoreError(
+            f"No model {os.fspath(source)!r}: expected one of those that ship ({listing(known)}), "
+            "or a directory with density.safetensors and density.json"
+        )
+    return Path(source)
+
+
+def load_cards(source: str | Path = "default") -> dict[str, Card]:
+    """Cards of the models in a directory, or of one of the zoo, by target; no weights are read.
+
+    Raises
+    ------
+    StoreError
+        If there is no such directory, or no card in it, or one that cannot be read.
+    """
+    folder = model_folder(source)
+    cards = {}
+    for target in TARGETS:
+        path = folder / f"{target}.json"
+        if path.is_file():
+            cards[target] = _read_card(target, folder, source)
+    if not cards:
+        raise StoreError(f"No model in {os.fspath(source)!r}: expected density.json there")
+    return cards
+
+
+def write_card(card: Card, source: str | Path) -> Path:
+    """Put a card in the place of that of the same target, whole or not at all."""
+    path = model_folder(source) / f"{card['target']}.json"
+    _replace(path, (json.dumps(card, indent=2) + "\n").encode())
+    return path
+
+
+def load_model(target: str, source: str | Path = "default") -> tuple[FieldModel, Card]:
     """Load a saved model.  Reads numbers and JSON only: no code of its sender runs.
 
     Parameters
     ----------
     target : {"density", "velocity", "momentum"}
-    source : path of a directory, or ``"default"``
-        Where ``TARGET.safetensors`` and ``TARGET.json`` lie; the default ones ship in the package.
+    source : name of a model that ships (:func:`zoo`), or path of a directory
+        Where ``TARGET.safetensors`` and ``TARGET.json`` lie.
 
     Returns
     -------
@@ -63,39 +121,60 @@ def load_model(target: str, source: str | Path = "default") -> tuple[FieldModel,
     ModelMismatchError
         If the weights do not fit the architecture that the card names.
     """
-    folder: Traversable | Path
-    if source == "default":
-        folder = resources.files("cosmofields") / "data" / "models"
-    else:
-        folder = Path(source)
+    folder = model_folder(source)
+    card = _read_card(target, folder, source)
+    name, options = card["architecture"]["name"], dict(card["architecture"]["options"])
     try:
-        card = json.loads((folder / f"{target}.json").read_text())
         tensors = load_safetensors((folder / f"{target}.safetensors").read_bytes())
-        version = card["card_version"]
-        name, options = card["architecture"]["name"], dict(card["architecture"]["options"])
-        lacking = {"name", "trained_for", "linear_bias"} - set(card)
     except FileNotFoundError as error:
-        raise StoreError(
-            f"No {target} model in {str(source)!r}: expected {target}.safetensors and {target}.json"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise StoreError(
-            f"The {target} model in {str(source)!r} cannot be read: {error!r}"
-        ) from error
-    if version != CARD_VERSION:
-        raise StoreError(
-            f"The {target} model in {str(source)!r} has card version {version}; "
-            f"this cosmofields reads {CARD_VERSION}"
-        )
-    if lacking:
-        raise StoreError(
-            f"The card of the {target} model in {str(source)!r} lacks {sorted(lacking)}"
-        )
+        raise _missing(target, source) from error
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(target, source, error) from error
     model = build(name, target, **options)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise ModelMismatchError(
-            f"The weights in {str(source)!r} do not fit {name!r} with {options}: {error}"
+            f"The weights in {os.fspath(source)!r} do not fit {name!r} with {options}: {error}"
         ) from error
     return model.float().eval(), card
+
+
+def _read_card(target: str, folder: Path, source: str | Path) -> Card:
+    try:
+        card = json.loads((folder / f"{target}.json").read_text())
+        version = card["card_version"]
+        dict(card["architecture"]["options"], name=card["architecture"]["name"])
+        lacking = {"name", "trained_for", "linear_bias"} - set(card)
+    except FileNotFoundError as error:
+        raise _missing(target, source) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(target, source, error) from error
+    if version != CARD_VERSION:
+        raise StoreError(
+            f"The {target} model in {os.fspath(source)!r} has card version {version}; "
+            f"this cosmofields reads {CARD_VERSION}"
+        )
+    if lacking:
+        raise StoreError(
+            f"The card of the {target} model in {os.fspath(source)!r} lacks {sorted(lacking)}"
+        )
+    return cast(Card, card)
+
+
+def _missing(target: str, source: str | Path) -> StoreError:
+    return StoreError(
+        f"No {target} model in {os.fspath(source)!r}: expected {target}.safetensors and "
+        f"{target}.json"
+    )
+
+
+def _unreadable(target: str, source: str | Path, error: Exception) -> StoreError:
+    return StoreError(f"The {target} model in {os.fspath(source)!r} cannot be read: {error!r}")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    # Beside, then renamed: a file that is there is never half of one.
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)

@@ -18,6 +18,7 @@ from ..conventions import (
 )
 from ..cosmology import as_cosmology, cosmology_of, redshift_of
 from ..linear import linear_theory, linear_velocity
+from ..unet import load_cards, zoo
 
 Bias = float | Sequence[float]
 # Beyond these relative differences a box is not what the model was trained for.
@@ -78,10 +79,27 @@ def check_box(observed: xr.Dataset, card: dict[str, Any], multiple: int = 4) -> 
     Raises
     ------
     ModelMismatchError
-        Naming every difference, and how to overrule it.
+        Naming every difference, a model that ships and fits, and how to overrule it.
     """
+    wrong = _differences(observed, card["trained_for"], multiple)
+    if not wrong:
+        return
+    others = {name: load_cards(name)["density"] for name in zoo()}
+    fitting = [
+        f"model={name!r}"
+        for name, other in others.items()
+        if not _differences(observed, other["trained_for"], multiple)
+    ]
+    advice = f"One that ships fits it: {' or '.join(fitting)}. " if fitting else ""
+    raise ModelMismatchError(
+        f"The model {card['name']!r} was not trained for this box: {'; '.join(wrong)}. {advice}"
+        "To use it all the same: allow_mismatch=True"
+    )
+
+
+def _differences(observed: xr.Dataset, wanted: dict[str, Any], multiple: int) -> list[str]:
+    """What a box has otherwise than those that a model was trained for, and how to change it."""
     halos = variable(observed, "halo_density", hint="Paint a catalogue: halos.recon.paint().")
-    wanted = card["trained_for"]
     grid = periodic_grid(halos, what="reconstruction")
     wrong = []
     cells = grid.cell_size
@@ -123,8 +141,4 @@ def check_box(observed: xr.Dataset, card: dict[str, Any], multiple: int = 4) -> 
         value = halos.attrs.get(key)
         if value != wanted[key]:
             wrong.append(f"{key} {value!r}, trained for {wanted[key]!r} ({how})")
-    if wrong:
-        raise ModelMismatchError(
-            f"The model {card['name']!r} was not trained for this box: {'; '.join(wrong)}. "
-            "To use it all the same: allow_mismatch=True"
-        )
+    return wrong

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..conventions import AXES
+from ..conventions import AXES, CosmofieldsError
 from .shared import Verbs, client, cosmology
 
 if TYPE_CHECKING:
@@ -61,6 +61,9 @@ def add_verbs(verbs: Verbs) -> None:
     )
     _training_options(train)
     train.add_argument("--out", help="directory to write (default: models)")
+    train.add_argument(
+        "--start", metavar="MODEL", help="begin with the weights of this model (default: random)"
+    )
     train.add_argument("--workers", type=int, help="processes that make crops")
     train.add_argument("--devices", type=int, help="GPUs, or processes, that share each batch")
     train.set_defaults(run=_train)
@@ -92,7 +95,7 @@ def add_verbs(verbs: Verbs) -> None:
     tune.add_argument(
         "--workers", type=int, default=1, help="of the scheduler's, to wait for (default: 1)"
     )
-    tune.set_defaults(run=_tune, devices=None)
+    tune.set_defaults(run=_tune, devices=None, start=None)
 
     calibrate = verbs.add_parser(
         "calibrate",
@@ -192,6 +195,7 @@ def _train(args: argparse.Namespace) -> None:
         run.validation,
         run.out,
         density_model=run.density_model or run.out,
+        start=run.start,
         workers=run.workers,
         devices=run.devices,
     )
@@ -202,6 +206,11 @@ def _tune(args: argparse.Namespace) -> None:
     from ..tuning import Space, tune
 
     run = run_of(args)
+    if run.start is not None:
+        raise CosmofieldsError(
+            f"start = {run.start!r}: fits of a search differ in their widths and begin with random "
+            "weights; leave it out"
+        )
     given = {
         "learning_rate": args.learning_rates,
         "dropout": args.dropouts,

@@ -90,6 +90,7 @@ KEYS: dict[str, dict[str, Any]] = {
         "validation": list,
         "out": str,
         "density_model": str,
+        "start": str,
         "workers": int,
         "devices": int,
     },
@@ -126,6 +127,8 @@ class TrainingRun:
         Directory to write.
     density_model : str, optional
         Directory of the models that this one sees the predictions of; default: ``out``.
+    start : str, optional
+        Model whose weights the fit begins with; default: random ones.
     workers : int
         Processes that make crops, besides the thread that always does.
     devices : int
@@ -137,6 +140,7 @@ class TrainingRun:
     validation: tuple[str, ...]
     out: str = "models"
     density_model: str | None = None
+    start: str | None = None
     workers: int = 0
     devices: int = 1
 
@@ -190,7 +194,7 @@ def read_run(path: str | Path | None = None, **overrides: Any) -> TrainingRun:
         validation=tuple(_expand(given["validation"])),
         **{
             key: given[key]
-            for key in ("out", "density_model", "workers", "devices")
+            for key in ("out", "density_model", "start", "workers", "devices")
             if key in given
         },
     )
@@ -246,13 +250,18 @@ def _expand(patterns: Sequence[str]) -> Iterator[str]:
 
 
 def command(
-    config: TrainingConfig, boxes: Sequence[str | Path], validation: Sequence[str | Path]
+    config: TrainingConfig,
+    boxes: Sequence[str | Path],
+    validation: Sequence[str | Path],
+    start: str | Path | None = None,
 ) -> str:
     """What to type to train the same model again, file or no file."""
     given = {**asdict(config), **config.options}
     words = ["cosmofields", "train", config.target]
     for name, paths in (("--boxes", boxes), ("--validation", validation)):
         words += [name, *(Path(path).name for path in paths)]
+    if start is not None:
+        words += ["--start", Path(start).name]
     for section in ("observation", "model", "training"):
         for key in KEYS[section]:
             value = given.get(key)

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from ..conventions import AXES, CosmofieldsError, ModelMismatchError, listing, periodic_grid
-from ..inference import Loaded, track
+from ..inference import Loaded, linear_options, track
 from ..readers import open_box
-from ..samples import cache_box, file_digest, prepare_box
+from ..samples import cache_box, file_digest, power_ratio_bias, prepare_box
 from ..store import open_store
-from ..unet import load_model, save_model
+from ..unet import load_model, save_model, start_from, weights_digest
 from .config import TrainingConfig, command
 from .data import VALIDATION_CROPS, loaders
 from .fit import Fit, lightning, run_fit
@@ -30,6 +30,7 @@ def train(
     out: str | Path,
     *,
     density_model: str | Path = "default",
+    start: str | Path | None = None,
     workers: int = 0,
     devices: int = 1,
     prepared: str | Path | None = None,
@@ -52,6 +53,10 @@ def train(
     density_model : path or ``"default"``
         Directory of the models of the earlier steps, whose predictions this one will see: the
         density for a velocity; both for the momentum of ``residual``.
+    start : path or name of a model, optional
+        With the weights of which the fit begins, instead of random ones: to train a model further,
+        or for other halos.  Where that model saw other mass bins, each bin here starts with the
+        mean of their weights.
     workers : int
         Processes that make crops.  One thread always does, ahead of the step; on a GPU whose steps
         are shorter than it takes to make a crop, processes help.  They change no number.
@@ -83,12 +88,14 @@ def train(
     fit = Fit(config)
     trained_for = check_run(fit, boxes, validation)
     earlier = _earlier(fit, density_model)
+    if start is not None:
+        start_from(fit.model, load_model(config.target, start)[0])
     if devices < 1 or config.batch_size % devices or VALIDATION_CROPS % devices:
         raise CosmofieldsError(
             f"devices={devices}; expected a divisor of batch_size={config.batch_size}, and of "
             f"{VALIDATION_CROPS}, the crops of validation"
         )
-    _remember(config, boxes, validation, out)
+    _remember(fit, boxes, validation, out, start)
 
     wanted = [(path, los) for path in boxes for los in AXES] + [(path, "z") for path in validation]
     stores = [
@@ -107,6 +114,8 @@ def train(
         key: np.mean([attrs["linear_bias"][key] for attrs in observed], axis=0).tolist()
         for key in observed[0]["linear_bias"]
     }
+    if linear_options(fit.model.inputs, bias).get("method") == "paper":
+        bias["power_ratio"] = [power_ratio_bias(stores[:n_train])]
     trained_for |= {key: observed[0][key] for key in ("number_density", "weighting", "space")}
     files = [
         cache_box(
@@ -114,7 +123,7 @@ def train(
             config.target,
             inputs=fit.model.inputs,
             earlier=earlier,
-            bias=bias["mass_bins"],
+            bias=bias,
         )
         for path in track(stores, progress, "loading the boxes")
     ]
@@ -129,7 +138,7 @@ def train(
         "trained_for": trained_for,
         "linear_bias": bias,
         "training": {
-            "command": command(config, boxes, validation),
+            "command": command(config, boxes, validation, start),
             "config": asdict(config),
             "boxes": [Path(path).name for path in boxes],
             "lines_of_sight": list(AXES),
@@ -226,17 +235,20 @@ def check_run(
 
 
 def _remember(
-    config: TrainingConfig,
+    fit: Fit,
     boxes: Sequence[str | Path],
     validation: Sequence[str | Path],
     out: Path,
+    start: str | Path | None,
 ) -> None:
     """Keep in ``out`` what this run is, or check that it is the run to resume."""
+    config = fit.config
     path = out / f"{config.target}-run.json"
     run = {
         "config": asdict(config),
         "boxes": [file_digest(box) for box in boxes],
         "validation": [file_digest(box) for box in validation],
+        "start": None if start is None else weights_digest(fit.model),
     }
     text = json.dumps(run, indent=2)
     if not path.exists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import uuid
 import warnings
@@ -17,7 +16,7 @@ import numpy as np
 from ..conventions import CosmofieldsError, StoreError, listing
 from ..samples import file_digest
 from ..training import Fit
-from ..unet import load_model
+from ..unet import load_model, weights_digest
 from .settings import Job, optuna
 
 NAME, JOURNAL = "cosmofields", "study.log"
@@ -62,7 +61,7 @@ class Study:
         }
         for target in Fit(job.config).model.inputs:
             if target in ("density", "velocity"):
-                run[f"{target}_model"] = _digest(target, job.density_model)
+                run[f"{target}_model"] = weights_digest(load_model(target, job.density_model)[0])
         run = json.loads(json.dumps(run))
         self.job, self.found = job, found
         if (job.out / JOURNAL).exists():
@@ -134,15 +133,6 @@ class Study:
         state = states.PRUNED if outcome.loss is None else states.COMPLETE
         trial_of(self.study, number).set_user_attr("reason", outcome.reason)
         self.study.tell(number, outcome.loss, state=state)
-
-
-def _digest(target: str, source: str) -> str:
-    """What tells one model from another."""
-    model, _ = load_model(target, source)
-    total = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        total.update(name.encode() + value.numpy().tobytes())
-    return total.hexdigest()
 
 
 def _storage(out: Path) -> Any:

@@ -20,6 +20,7 @@ from .saved import (
     write_card,
     zoo,
 )
+from .starting import start_from, weights_digest
 
 __all__ = [
     "MODELS",
@@ -36,6 +37,8 @@ __all__ = [
     "load_model",
     "model_folder",
     "save_model",
+    "start_from",
+    "weights_digest",
     "write_card",
     "zoo",
 ]

@@ -16,6 +16,8 @@ from .networks import PaperUNet, ResidualUNet
 # at z = 0.6, and the rms error of filtered linear theory.  Fixed numbers, never a sample's own.
 VELOCITY_SCALE = 300.0
 RESIDUAL_SCALE = 100.0
+# Of the squared differences of the velocity's error between neighbouring cells.
+GRADIENT_WEIGHT = 0.5
 # The rms of the momentum in cells of 2.34 Mpc/h.
 MOMENTUM_SCALE = 1000.0
 # Matter at 1000 times the mean is past any 1 Mpc/h cell; the bound keeps exp() finite in training.
@@ -142,7 +144,12 @@ class ResidualDensity(FieldModel):
 
 
 class ResidualVelocity(FieldModel):
-    """Velocity as linear velocity plus network; the loss is the mean squared error."""
+    """Velocity as linear velocity plus network.
+
+    The loss is the squared error with its modes weighed by 1 + ``GRADIENT_WEIGHT`` (k H)^2, H the
+    cell: the velocity's power is in long waves, that of its divergence in short ones.  As a
+    quadratic form of the error it is least at the conditional mean, like the squared error.
+    """
 
     target = "velocity"
     inputs = ("halo_density", "density", "linear_velocity")
@@ -156,9 +163,10 @@ class ResidualVelocity(FieldModel):
         return x[:, self.n_bins + 1 :] + RESIDUAL_SCALE * outputs[0].float()
 
     def loss(self, x: Tensor, truth: Tensor, margin: int) -> Tensor:
-        """Mean squared error in units of ``RESIDUAL_SCALE``."""
-        error = _inner(self(x), margin) - _inner(truth, margin)
-        return torch.square(error / RESIDUAL_SCALE).mean()
+        """Mean squared error in units of ``RESIDUAL_SCALE``, and of its differences over a cell."""
+        error = (_inner(self(x), margin) - _inner(truth, margin)) / RESIDUAL_SCALE
+        differences = [torch.square(error.diff(dim=axis)).mean() for axis in (-3, -2, -1)]
+        return torch.square(error).mean() + GRADIENT_WEIGHT * torch.stack(differences).sum()
 
 
 class ResidualMomentum(FieldModel):
@@ -253,10 +261,10 @@ class PaperVector(FieldModel):
 
 
 class PaperVelocity(PaperVector):
-    """Velocity by its magnitude and direction."""
+    """Velocity by its magnitude and direction; the linear one among the inputs is eq. 2."""
 
     target = "velocity"
-    inputs = ("halo_density", "density", "linear_velocity")
+    inputs = ("halo_density", "density", "unfiltered_velocity")
     scale = VELOCITY_SCALE
 
 
@@ -264,8 +272,18 @@ class PaperMomentum(PaperVector):
     """Momentum by its magnitude and direction; the linear one among the inputs is eq. 3."""
 
     target = "momentum"
-    inputs = ("halo_density", "density", "linear_momentum")
+    inputs = ("halo_density", "density", "unfiltered_momentum")
     scale = MOMENTUM_SCALE
+
+    def features(self, x: Tensor) -> Tensor:
+        """Network inputs; the linear momentum is shortened to log(1 + its length in 300 km/s).
+
+        As it is, a cell of a massive halo has up to 2e4 times the rms that all others have.
+        """
+        linear = x[:, self.n_bins + 1 :]
+        size = torch.linalg.vector_norm(linear, dim=1, keepdim=True).clamp_min(1) / VELOCITY_SCALE
+        shorter = linear * (torch.log1p(size) / size)
+        return super().features(torch.cat([x[:, : self.n_bins + 1], shorter], dim=1))
 
 
 MODELS: dict[tuple[str, str], type[FieldModel]] = {

@@ -35,6 +35,7 @@ _EXPORTS = {
     "longitudinal": "cosmofields.derivatives",
     "magnitude": "cosmofields.statistics",
     "misalignment": "cosmofields.statistics",
+    "models": "cosmofields.scoring",
     "multipoles": "cosmofields.spectral",
     "open_box": "cosmofields.readers",
     "open_catalog": "cosmofields.readers",
@@ -51,6 +52,7 @@ _EXPORTS = {
     "reconstruct": "cosmofields.reconstruction",
     "report": "cosmofields.reporting",
     "sample": "cosmofields.sampling",
+    "score": "cosmofields.scoring",
     "scores_table": "cosmofields.evaluation",
     "select": "cosmofields.catalog",
     "simulate": "cosmofields.simulation",
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
     from .reconstruction import reconstruct
     from .reporting import report
     from .sampling import sample, to_real_space
+    from .scoring import models, score
     from .simulation import simulate
     from .spectral import multipoles, power_spectrum, spectra, wedges
     from .statistics import (

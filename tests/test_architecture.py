@@ -46,6 +46,7 @@ LAYERS = [
     "tuning",
     "comparison",
     "evaluation",
+    "scoring",
     "boxes",
     "two_point",
     "plotting",

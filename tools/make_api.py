@@ -29,7 +29,7 @@ TOPICS = {
     "Fields": "from_grid paint paint_matter sample",
     "Reconstruction": (
         "linear_theory linear_velocity predict predict_density predict_velocity predict_momentum "
-        "reconstruct calibrate"
+        "reconstruct calibrate score models"
     ),
     "Stores": "open_store write_store",
     "Derivatives": "gradient divergence curl helmholtz longitudinal transverse magnitude",

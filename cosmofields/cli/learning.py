@@ -1,8 +1,9 @@
-"""Verbs on models and what they learn from: simulate, train, calibrate, tune."""
+"""Verbs on models and what they learn from: simulate, train, tune, calibrate, score, models."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,6 +112,24 @@ def add_verbs(verbs: Verbs) -> None:
     calibrate.add_argument("--symmetries", nargs="+", type=int, default=[1, 8])
     calibrate.add_argument("--los", choices=AXES, default="z", help="line of sight (default: z)")
     calibrate.set_defaults(run=_calibrate)
+
+    score = verbs.add_parser(
+        "score",
+        help="score a model on boxes with known truth, and keep that in its cards",
+        description="Run the models over boxes with known truth, linear theory beside them; every "
+        "score that docs/scores.md shows goes into the cards.",
+    )
+    score.add_argument(
+        "--model", default="default", help="name of a model that ships, or directory"
+    )
+    score.add_argument("--boxes", nargs="+", required=True, help="boxes to score on")
+    score.add_argument("--symmetries", type=int, default=1, help="(default: %(default)s)")
+    score.add_argument("--los", choices=AXES, default="z", help="line of sight (default: z)")
+    score.add_argument("--out", metavar="FILE", help="write the scores here, not into the cards")
+    score.set_defaults(run=_score)
+
+    listed = verbs.add_parser("models", help="the models that ship, and what they score")
+    listed.set_defaults(run=_models)
 
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
@@ -245,3 +264,46 @@ def _calibrate(args: argparse.Namespace) -> None:
         los=args.los,
         progress=True,
     )
+
+
+def _score(args: argparse.Namespace) -> None:
+    from ..scoring import EQ2, FILTERED, NETWORK, ROWS, score
+
+    found = score(
+        args.model,
+        args.boxes,
+        los=args.los,
+        symmetries=args.symmetries,
+        progress=True,
+        write=args.out is None,
+    )
+    if args.out:
+        Path(args.out).write_text(json.dumps(found, indent=2) + "\n")
+    columns = (NETWORK, FILTERED, EQ2)
+    for box, scores in found["boxes"].items():
+        print(f"\n{box:56}" + "".join(f"{column:>24}" for column in columns))
+        for row in ROWS:
+            values = [row.of(scores[column]) for column in columns]
+            texts = [", ".join(f"{v:.4g}" for v in each) or "-" for each in values]
+            print(f"{row.label:56}" + "".join(f"{text:>24}" for text in texts))
+
+
+def _models(args: argparse.Namespace) -> None:
+    from ..scoring import models
+
+    for model in models():
+        densities = " ".join(f"{n:g}" for n in model["number_density"])
+        print(
+            f"{model['name']}: {', '.join(model['targets'])}; halos of {densities} (h/Mpc)^3 by "
+            f"{model['weighting']}, z = {model['redshift']:g}, cells of {model['cell_size']:.4g} "
+            f"Mpc/h; {model['megabytes']} MB"
+        )
+        for box, found in model["scores"].items():
+            density, velocity, error = (
+                found[key]
+                for key in ("density_correlation", "velocity_correlation", "velocity_rms_error")
+            )
+            print(
+                f"  {box} ({found['role']}): C_r of density {density:.3f}, velocity {velocity:.3f}; "
+                f"rms error of the velocity {error:.1f} km/s"
+            )

@@ -84,6 +84,7 @@ def test_a_fit_begins_with_the_model_and_says_so(box_file, make_box, tmp_path):
     card = train(further, [box_file], validation, second, start=first, progress=False)
     said = json.loads(card.read_text())["training"]
     assert "--start first" in said["command"]
+    assert said["start"]["config"]["number_density"] == list(config.number_density)
     old, new = (load_model("density", folder)[0] for folder in (first, second))
     torch.testing.assert_close(
         new.networks[0].final.weight, old.networks[0].final.weight, atol=1e-6, rtol=1e-3

@@ -88,8 +88,11 @@ def train(
     fit = Fit(config)
     trained_for = check_run(fit, boxes, validation)
     earlier = _earlier(fit, density_model)
+    lineage: dict[str, Any] = {}
     if start is not None:
-        start_from(fit.model, load_model(config.target, start)[0])
+        other, its_card = load_model(config.target, start)
+        start_from(fit.model, other)
+        lineage["start"] = {"weights": weights_digest(other), **its_card.get("training", {})}
     if devices < 1 or config.batch_size % devices or VALIDATION_CROPS % devices:
         raise CosmofieldsError(
             f"devices={devices}; expected a divisor of batch_size={config.batch_size}, and of "
@@ -144,6 +147,7 @@ def train(
             "lines_of_sight": list(AXES),
             "validation": [Path(path).name for path in validation],
             "validation_loss": score,
+            **lineage,
             **{f"{target}_model": card["name"] for target, (_, card) in earlier.items()},
             "versions": {
                 "python": platform.python_version(),

@@ -23,8 +23,10 @@ from . import linear
 from .catalog import NUMBER_DENSITY, select, to_redshift_space
 from .conventions import AXES, StoreError, check_filled
 from .inference import (
+    Bias,
     Loaded,
     axes_to_los_last,
+    linear_options,
     model_inputs,
     run_in_box,
     turn,
@@ -118,6 +120,23 @@ def prepare_box(
     return out
 
 
+def power_ratio_bias(stores: Sequence[str | Path]) -> float:
+    """Bias of eq. 4 of the paper, b^2 = mean of P_halo / P_matter, over prepared boxes as well.
+
+    Parameters
+    ----------
+    stores : paths of stores of :func:`prepare_box`
+
+    Returns
+    -------
+    float
+        Of the halos of all mass bins in redshift space, as they are weighted, over true matter; see
+        :func:`~cosmofields.linear.linear_bias`.
+    """
+    boxes = (open_store(path, "/").load() for path in stores)
+    return float(np.sqrt(np.mean([linear.linear_bias(ds, ds["density"]) ** 2 for ds in boxes])))
+
+
 class BoxSamples(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Random periodic crops of boxes under the 16 symmetries that keep the line of sight.
 
@@ -198,7 +217,7 @@ def load_box(
     *,
     inputs: Sequence[str] | None = None,
     earlier: Mapping[str, Loaded] | None = None,
-    bias: Sequence[float] | None = None,
+    bias: Mapping[str, Bias] | None = None,
 ) -> Arrays:
     """Inputs and truth (channel, x, y, z) of a training box, the line of sight last.
 
@@ -211,8 +230,8 @@ def load_box(
     earlier : mapping of target to (model, card)
         The models of the steps before: a density or a velocity among the inputs is what they
         predict, as it will be in use.
-    bias : sequence of float
-        One a mass bin, for the filter of a linear field among the inputs.
+    bias : mapping
+        For a linear field among the inputs, as :func:`~cosmofields.inference.model_inputs` takes.
     """
     ds = open_store(path, "/").load()
     observed, los = ds[["halo_density"]], ds.attrs["los"]
@@ -224,8 +243,7 @@ def load_box(
         fields["density"] = ds["density"].copy(data=predicted[0])
     if "velocity" in names:
         network, card = (earlier or {})["velocity"]
-        of = card["linear_bias"]["mass_bins"]
-        x = model_inputs(observed, network.inputs, fields=fields, bias=of)
+        x = model_inputs(observed, network.inputs, fields=fields, bias=card["linear_bias"])
         fields["velocity"] = ds["velocity"].copy(data=run_in_box(network, x, los))
     x = model_inputs(observed, names, fields=fields, bias=bias)
     if target == "momentum":
@@ -245,14 +263,15 @@ def cache_box(
     *,
     inputs: Sequence[str],
     earlier: Mapping[str, Loaded],
-    bias: Sequence[float],
+    bias: Mapping[str, Bias],
 ) -> Files:
     """Files of what :func:`load_box` gives, beside the store; made unless they are there.
 
     Crops are then read from mapped files: boxes need not fit into memory together, a resumed run
     need not run the earlier networks again, and worker processes share their pages.
     """
-    total = hashlib.sha256(json.dumps([target, [*inputs], [*bias]]).encode())
+    of = linear_options(inputs, bias).get("bias")
+    total = hashlib.sha256(json.dumps([target, [*inputs], of]).encode())
     for model, card in earlier.values():
         total.update(json.dumps(card["linear_bias"]).encode())
         for value in model.state_dict().values():

@@ -2,7 +2,7 @@
 
 from ..engine import vector_channels
 from .fields import Loaded, predict, predict_density, predict_momentum, predict_velocity
-from .inputs import Bias, check_box, model_inputs
+from .inputs import Bias, check_box, linear_options, model_inputs
 from .measuring import calibrate
 from .running import apply_model, axes_to_los_last, run_in_box, track, turn
 
@@ -13,6 +13,7 @@ __all__ = [
     "axes_to_los_last",
     "calibrate",
     "check_box",
+    "linear_options",
     "model_inputs",
     "predict",
     "predict_density",

@@ -44,7 +44,7 @@ def _load(
         if not allow_mismatch:
             check_box(observed, card, network.coarsest)
     theory = {name for network, _ in loaded.values() for name in network.inputs}
-    if theory & {"linear_velocity", "linear_momentum"} - set(observed):
+    if theory & {"linear_velocity"} - set(observed):
         cosmology_of(observed).require_power()
     return loaded
 
@@ -57,8 +57,7 @@ def _predict(
 ) -> xr.DataArray:
     """Assemble the inputs, of which ``fields`` were predicted before; run; label."""
     model, card = loaded
-    bias = card["linear_bias"].get("mass_bins")
-    inputs = model_inputs(observed, model.inputs, fields=fields, bias=bias)
+    inputs = model_inputs(observed, model.inputs, fields=fields, bias=card["linear_bias"])
     precision = engine.resolve_precision(options["precision"], options["device"], model)
     options = {**options, "precision": precision}
     data = run_in_box(model, inputs, attribute(observed, "los"), **options)

@@ -21,6 +21,13 @@ from ..linear import linear_theory, linear_velocity
 from ..unet import load_cards, zoo
 
 Bias = float | Sequence[float]
+# Linear fields that models see: the method of linear theory that makes each, and the entry of a
+# card's `linear_bias` that it takes.
+LINEAR = {
+    "linear_velocity": ("wiener", "mass_bins"),
+    "unfiltered_velocity": ("paper", "power_ratio"),
+    "unfiltered_momentum": ("paper", "power_ratio"),
+}
 # Beyond these relative differences a box is not what the model was trained for.
 TOLERANCE = 0.02
 REDSHIFT_TOLERANCE = 0.05
@@ -31,37 +38,63 @@ def model_inputs(
     names: Sequence[str],
     *,
     fields: Mapping[str, xr.DataArray] | None = None,
-    bias: Bias | None = None,
+    bias: Mapping[str, Bias] | None = None,
 ) -> Any:
     """Input channels (channel, x, y, z) of a model, in the axes of the box.
 
     Parameters
     ----------
     observed : Dataset
-        With ``halo_density``, and perhaps a ``linear_velocity`` that is made otherwise.
+        With ``halo_density``, and perhaps a ``linear_velocity`` that is made otherwise (the
+        unfiltered fields of the paper, its eqs. 2 and 3, are always made of the halos).
     names : sequence of str
         The model's ``inputs``.
     fields : mapping of name to DataArray
         What earlier steps predicted: a ``density``, a ``velocity``.
-    bias : float or one a mass bin
-        Of the filter of a linear velocity or momentum among the inputs.
+    bias : mapping
+        The ``linear_bias`` of the model's card, for a linear field among the inputs: one a mass
+        bin under ``mass_bins``, that of eq. 4 under ``power_ratio``.  What is not there is measured
+        on the box, see :func:`~cosmofields.linear.linear_density`.
 
     Returns
     -------
     numpy or dask array, as ``observed`` is
     """
     known = {"halo_density": variable(observed, "halo_density"), **(fields or {})}
-    if "linear_velocity" in names:
-        given = "linear_velocity" in observed
-        known["linear_velocity"] = (
-            observed["linear_velocity"] if given else linear_velocity(observed, bias=bias)
-        )
-    if "linear_momentum" in names:
-        known["linear_momentum"] = linear_theory(observed, bias=bias)["momentum"]
+    if "linear_velocity" in names and "linear_velocity" in observed:
+        known["linear_velocity"] = observed["linear_velocity"]
+    for name in LINEAR.keys() & {*names} - {*known}:
+        options = linear_options([name], bias or {})
+        if name == "unfiltered_momentum":
+            known[name] = linear_theory(observed, **options)["momentum"]
+        else:
+            known[name] = linear_velocity(observed, **options)
     arrays = [known[name].transpose(..., *AXES) for name in names]
     check_same_grid(*arrays)
     channels = [array.data if array.ndim == 4 else array.data[None] for array in arrays]
     return np.concatenate(channels) if len(channels) > 1 else channels[0]
+
+
+def linear_options(names: Sequence[str], bias: Mapping[str, Bias]) -> dict[str, Any]:
+    """Options of :func:`~cosmofields.linear_theory` for the linear field among a model's inputs.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The model's ``inputs``.
+    bias : mapping
+        The ``linear_bias`` of its card.
+
+    Returns
+    -------
+    dict
+        ``method`` and ``bias`` (None: to be measured); empty if the model sees no linear field.
+    """
+    for name in names:
+        if name in LINEAR:
+            method, entry = LINEAR[name]
+            return {"method": method, "bias": bias.get(entry)}
+    return {}
 
 
 def check_box(observed: xr.Dataset, card: dict[str, Any], multiple: int = 4) -> None:

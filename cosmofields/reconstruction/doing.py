@@ -56,7 +56,7 @@ def _run(
         stages.tick(job.store, stage, 0)
     elif stage == "linear":
         halos = stages.open_group(job.store, "observed")
-        linear = linear_theory(halos, bias=job.bias)
+        linear = linear_theory(halos, **job.theory)
         names = ["density", "velocity"]
         stages.run([stages.write(job.store, "linear", linear, names)], progress=progress)
         stages.tick(job.store, stage, 0)

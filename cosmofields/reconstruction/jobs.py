@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from ..conventions import (
     periodic_grid,
 )
 from ..encoding import json_attrs
+from ..inference import linear_options
 from ..lazy import CHUNK, chunk_shape, machine
 from ..store import StorePath, side_text
 from ..unet import FieldModel
@@ -54,7 +55,7 @@ class Job:
     store: StorePath
     grid: Grid
     los: str
-    bias: Sequence[float]
+    theory: dict[str, Any]  # options of linear_theory, as the velocity model saw it
     models: dict[str, FieldModel]
     plans: dict[str, engine.TilePlan]
     device: str
@@ -125,7 +126,7 @@ def make_job(
         store=store,
         grid=grid,
         los=attribute(observed, "los"),
-        bias=cards["velocity"]["linear_bias"]["mass_bins"],
+        theory=linear_options(models["velocity"].inputs, cards["velocity"]["linear_bias"]),
         models=models,
         plans=plans,
         device=device,
@@ -148,7 +149,7 @@ def plan_of(job: Job, halos: xr.Dataset | None, observed: xr.Dataset) -> dict[st
         "weighting": field.attrs.get("weighting"),
         "tracers": stages.digest(*found),
         "models": {name: stages.digest(*_weights(model)) for name, model in job.models.items()},
-        "linear_bias": job.bias,
+        "linear_bias": job.theory["bias"],
         "tiles": {name: plan.tile for name, plan in job.plans.items()},
         "precision": job.precision,
     }
@@ -178,8 +179,7 @@ def template_of(job: Job, halos: xr.Dataset | None, observed: xr.Dataset) -> xr.
         zeros = da.zeros(shape, dtype=np.float32, chunks=chunk_shape(shape))
         return label(name, zeros, job.grid, facts, **attrs)
 
-    by_filter = {"method": "wiener", "bias": list(job.bias)}
-    linear = {name: empty(name, **by_filter) for name in ("density", "velocity")}
+    linear = {name: empty(name, **job.theory) for name in ("density", "velocity")}
     made: dict[str, Any] = {
         "model": job.title.removeprefix("reconstruction by "),
         "precision": job.precision,

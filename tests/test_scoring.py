@@ -405,3 +405,17 @@ def test_page_of_two_models(make_scores: SimpleNamespace, models: Path, boxes: l
     assert lines["velocity: cells within 68 % errors"].endswith("- | -")
     assert page.count("With linear theory from the halos of `sparse` (0.001 (h/Mpc)^3") == 1
     assert page.count(one["boxes"]["box_1.h5"]["command"]) == 2
+
+
+def test_models_page_lists_the_models() -> None:
+    page = ROOT / "docs" / "models.md"
+    if not page.is_file():
+        pytest.skip("the pages are in the repository only")
+    table = page.read_text().partition("## The models that ship")[2].partition("\n## ")[0]
+    for row in cf.models():
+        (line,) = (x for x in table.splitlines() if x.startswith(f"| `{row['name']}` |"))
+        _, _, densities, weighting, *_ = (cell.strip() for cell in line.split("|"))
+        assert [float(n) for n in densities.replace(", one bin", "").split(",")] == pytest.approx(
+            row["number_density"]
+        )
+        assert weighting == row["weighting"]

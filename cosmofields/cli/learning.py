@@ -104,7 +104,9 @@ def add_verbs(verbs: Verbs) -> None:
         description="Run the models over boxes with known truth: how much power their fields lack "
         "by scale, and how wrong a cell is; `predict` restores and reports it.",
     )
-    calibrate.add_argument("--model", default="default", help="directory of saved models")
+    calibrate.add_argument(
+        "--model", default="default", help="name of a model that ships, or directory"
+    )
     calibrate.add_argument("--boxes", nargs="+", required=True, help="boxes to measure")
     calibrate.add_argument(
         "--validation", nargs="+", required=True, help="boxes to scale errors by"
@@ -299,11 +301,8 @@ def _models(args: argparse.Namespace) -> None:
             f"Mpc/h; {model['megabytes']} MB"
         )
         for box, found in model["scores"].items():
-            density, velocity, error = (
-                found[key]
-                for key in ("density_correlation", "velocity_correlation", "velocity_rms_error")
-            )
             print(
-                f"  {box} ({found['role']}): C_r of density {density:.3f}, velocity {velocity:.3f}; "
-                f"rms error of the velocity {error:.1f} km/s"
+                f"  {box} ({found['role']}): C_r of density and velocity "
+                f"{found['density_correlation']:.3f} and {found['velocity_correlation']:.3f}, rms "
+                f"error of the velocity {found['velocity_rms_error']:.1f} km/s"
             )

@@ -126,7 +126,7 @@ def test_two_files_of_one_name_are_two_boxes(
 
 def test_loaded_box_has_the_line_of_sight_last(box_file: Path, tmp_path: Path) -> None:
     density = build("residual", "density", widths=[4, 4, 4]).eval()
-    bias = [2.0, 1.5, 1.2, 1.1]
+    bias = {"mass_bins": [2.0, 1.5, 1.2, 1.1]}
     earlier = {"density": (density, {})}
     with h5py.File(box_file) as file:
         rho = file["fields/density"][:]
@@ -213,17 +213,18 @@ def test_cached_box_is_the_loaded_one(
     box_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = prepare_box(box_file, tmp_path, number_density=[1e-3])
-    bias = [1.5]
+    bias = {"mass_bins": [2.0], "power_ratio": [1.5]}
     model = build("residual", "density", n_bins=1, widths=[4, 4, 4]).eval()
     earlier = {"density": (model, {"linear_bias": {}})}
-    names = ("halo_density", "density", "linear_momentum")
+    names = ("halo_density", "density", "unfiltered_momentum")
     files = cache_box(path, "momentum", inputs=names, earlier=earlier, bias=bias)
     inputs, truth = load_box(path, "momentum", inputs=names, earlier=earlier, bias=bias)
     assert inputs.shape[0] == 5
     for file, array in zip(files, (inputs, truth), strict=True):
         np.testing.assert_array_equal(np.load(file), array)
     # Eq. 3: (1 + delta) v of linear theory.
-    theory = linear_theory(open_store(path, "/").load()[["halo_density"]], bias=bias)
+    observed = open_store(path, "/").load()[["halo_density"]]
+    theory = linear_theory(observed, method="paper", bias=[1.5])
     expected = (theory["density"] * theory["velocity"]).transpose("component", "x", "y", "z")
     np.testing.assert_allclose(inputs[2:], expected, rtol=1e-5, atol=1e-3)
 
@@ -232,8 +233,12 @@ def test_cached_box_is_the_loaded_one(
 
     monkeypatch.setattr("cosmofields.samples.load_box", never)
     assert cache_box(path, "momentum", inputs=names, earlier=earlier, bias=bias) == files
+    # Another bias counts if it is the one that the inputs are made with.
+    other = bias | {"mass_bins": [2.1]}
+    assert cache_box(path, "momentum", inputs=names, earlier=earlier, bias=other) == files
+    other = bias | {"power_ratio": [1.6]}
     with pytest.raises(AssertionError, match="made again"):
-        cache_box(path, "momentum", inputs=names, earlier=earlier, bias=[1.6])
+        cache_box(path, "momentum", inputs=names, earlier=earlier, bias=other)
     # Crops of mapped files are those of the arrays.
     both = [
         BoxSamples([box], vector_inputs=3, crop=8, seed=0)[1, 2] for box in (files, (inputs, truth))

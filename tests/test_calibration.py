@@ -57,10 +57,9 @@ def pair() -> tuple[xr.Dataset, xr.Dataset]:
 
 
 def cards(measured: calibration.Measurement) -> dict[str, Any]:
-    found = zip(("density", "velocity"), measured.tables(), strict=True)
     return {
         target: {"name": target, "calibration": {"symmetries": measured.symmetries, **table}}
-        for target, table in found
+        for target, table in measured.tables().items()
     }
 
 

@@ -14,13 +14,15 @@ from ..conventions import (
     CosmofieldsError,
     attribute,
     box_facts,
+    derived,
     label,
+    listing,
     periodic_grid,
     variable,
 )
 from ..cosmology import cosmology_of
 from ..linear import as_dataset
-from ..unet import FieldModel, load_model
+from ..unet import FieldModel, load_cards, load_model
 from .inputs import check_box, model_inputs
 from .running import run_in_box
 
@@ -49,6 +51,19 @@ def _load(
     return loaded
 
 
+def targets_of(model: str | Path) -> list[str]:
+    """What a model has networks for: density and velocity always, and perhaps momentum."""
+    own = "momentum" in load_cards(model)
+    return ["density", "velocity", *(["momentum"] if own else [])]
+
+
+def check_calibrated(cards: Mapping[str, Card], *, restore_power: bool, uncertainty: bool) -> None:
+    """Raise unless the cards hold what is asked for."""
+    for target, card in cards.items():
+        if restore_power or (uncertainty and target != "momentum"):
+            calibration.calibration(card)
+
+
 def _predict(
     loaded: Loaded,
     observed: xr.Dataset,
@@ -67,6 +82,44 @@ def _predict(
     return named.assign_attrs(
         model=card["name"], precision=precision, symmetries=options["symmetries"]
     )
+
+
+def steps(
+    loaded: Mapping[str, Loaded], observed: xr.Dataset, options: dict[str, Any]
+) -> dict[str, xr.DataArray]:
+    """What the networks make of a box, each in turn of what those before it made, as it is."""
+    made: dict[str, xr.DataArray] = {}
+    for target, one in loaded.items():
+        made[target] = _predict(one, observed, made, options)
+    return made
+
+
+def together(
+    made: Mapping[str, xr.DataArray], observed: xr.Dataset, cards: Mapping[str, Card]
+) -> xr.Dataset:
+    """Density, velocity and momentum as they are handed out, from what the networks made.
+
+    The density is recalibrated, after the networks that see it; without a network for it the
+    momentum is the product.
+    """
+    velocity = made["velocity"]
+    symmetries = velocity.attrs["symmetries"]
+    density = calibration.recalibrate(made["density"], cards["density"], symmetries=symmetries)
+    if "momentum" in made:
+        models = listing(sorted({made[name].attrs["model"] for name in ("velocity", "momentum")}))
+        facts = {**box_facts(density), "space": "real"}
+        return derived(
+            {"density": density, "velocity": velocity, "momentum": made["momentum"]},
+            observed,
+            f"predict: model={models}",
+            **facts,
+        )
+    fields = as_dataset(density, velocity, observed, f"predict: model={velocity.attrs['model']}")
+    fields["momentum"].attrs.update(
+        {key: velocity.attrs[key] for key in ("precision", "symmetries")},
+        model=f"{density.attrs['model']} x {velocity.attrs['model']}",
+    )
+    return fields
 
 
 def predict_density(
@@ -123,9 +176,10 @@ def predict_density(
         "symmetries": symmetries,
         "progress": progress,
     }
-    density = _predict(loaded["density"], observed, {}, options)
+    density, card = steps(loaded, observed, options)["density"], loaded["density"][1]
+    density = calibration.recalibrate(density, card, symmetries=symmetries)
     if restore_power:
-        return calibration.restore(density, loaded["density"][1], symmetries=symmetries)
+        return calibration.restore(density, card, symmetries=symmetries)
     return density
 
 
@@ -143,9 +197,9 @@ def predict_velocity(
 ) -> xr.DataArray:
     """Real-space matter velocity from the halos of a redshift-space box (step two).
 
-    Its further inputs are made on the way: the density by :func:`predict_density` unless
-    ``observed`` holds ``density``, and the filtered linear velocity with the bias that the model
-    carries unless it holds ``linear_velocity``.
+    Its further inputs are made on the way: the density by the network of step one unless
+    ``observed`` holds ``density``, of which recalibration is taken back, and the filtered linear
+    velocity with the bias that the model carries unless it holds ``linear_velocity``.
 
     Parameters
     ----------
@@ -170,11 +224,17 @@ def predict_velocity(
         "symmetries": symmetries,
         "progress": progress,
     }
+    fields: dict[str, xr.DataArray] = {}
     if "density" in observed:
         density = variable(observed, "density")
+        if "recalibrated" in density.attrs:
+            card = load_cards(model)["density"]
+            over = density.attrs.get("symmetries", symmetries)
+            density = calibration.network_density(density, card, symmetries=over)
+        fields["density"] = density
     else:
-        density = _predict(loaded["density"], observed, {}, options)
-    velocity = _predict(loaded["velocity"], observed, {"density": density}, options)
+        fields["density"] = _predict(loaded["density"], observed, {}, options)
+    velocity = _predict(loaded["velocity"], observed, fields, options)
     if restore_power:
         return calibration.restore(velocity, loaded["velocity"][1], symmetries=symmetries)
     return velocity
@@ -182,26 +242,25 @@ def predict_velocity(
 
 def predict_momentum(
     observed: xr.Dataset,
-    model: str | Path,
+    model: str | Path = "default",
     *,
     tile: int | None = None,
     device: str = "auto",
     precision: str = "auto",
     symmetries: int = 1,
+    restore_power: bool = False,
     allow_mismatch: bool = False,
     progress: bool = False,
 ) -> xr.DataArray:
-    """Real-space matter momentum by a network of its own (step three).
+    """Real-space matter momentum from the halos of a redshift-space box (step three).
 
-    :func:`predict` has the product of density and velocity, which lacks the covariance of their
-    errors.  No such model ships yet: train one, ``target = "momentum"``.
+    Of a network of its own, where the model has one; else the product of density and velocity,
+    which lacks the covariance of their errors.  The attribute ``model`` says which.
 
     Parameters
     ----------
-    observed, tile, device, precision, symmetries, allow_mismatch, progress
+    observed, model, tile, device, precision, symmetries, restore_power, allow_mismatch, progress
         As in :func:`predict_density`.
-    model : path
-        Directory of a momentum model, and of the models of the steps before it.
 
     Returns
     -------
@@ -210,13 +269,13 @@ def predict_momentum(
 
     Raises
     ------
-    StoreError
-        If there is no such model.
     ModelMismatchError, MissingVariableError, MissingAttributeError, NotPeriodicError
     """
-    network, _ = load_model("momentum", model)
-    steps = [name for name in ("density", "velocity") if name in network.inputs]
-    loaded = _load(observed, model, [*steps, "momentum"], allow_mismatch)
+    targets = targets_of(model)
+    if "momentum" in targets:
+        sees = load_model("momentum", model)[0].inputs
+        targets = [target for target in targets if target in (*sees, "momentum")]
+    loaded = _load(observed, model, targets, allow_mismatch, calibrated=restore_power)
     options = {
         "tile": tile,
         "device": device,
@@ -224,10 +283,15 @@ def predict_momentum(
         "symmetries": symmetries,
         "progress": progress,
     }
-    fields: dict[str, xr.DataArray] = {}
-    for step in steps:
-        fields[step] = _predict(loaded[step], observed, fields, options)
-    return _predict(loaded["momentum"], observed, fields, options)
+    made = steps(loaded, observed, options)
+    cards = {target: card for target, (_, card) in loaded.items()}
+    if "momentum" in made:
+        momentum = made["momentum"]
+    else:
+        momentum = together(made, observed, cards)["momentum"]
+    if restore_power:
+        return calibration.restore(momentum, cards[targets[-1]], symmetries=symmetries)
+    return momentum
 
 
 def predict(
@@ -248,8 +312,8 @@ def predict(
     Parameters
     ----------
     observed, model, tile, device, precision, symmetries, restore_power, allow_mismatch, progress
-        As in :func:`predict_density`.  With ``restore_power`` each field is restored on its own,
-        so that the momentum is no longer the product of the others.
+        As in :func:`predict_density`.  With ``restore_power`` each field is restored on its own:
+        then no momentum is the product of the others.
     uncertainty : bool
         Add the predicted standard deviations ``density_error`` and ``velocity_error`` of each cell;
         see :func:`~cosmofields.calibration.interval`.
@@ -257,8 +321,8 @@ def predict(
     Returns
     -------
     Dataset
-        ``density`` = 1 + delta, ``velocity`` in km/s, ``momentum`` = density x velocity in km/s;
-        lazy if ``observed`` is.
+        ``density`` = 1 + delta, ``velocity`` and ``momentum`` in km/s; the momentum as by
+        :func:`predict_momentum`; lazy if ``observed`` is.
 
     Raises
     ------
@@ -271,9 +335,9 @@ def predict(
             "restore_power=True with uncertainty=True; expected one of them: the errors are of the "
             "mean fields, and restored ones, for spectra, are further from the truth"
         )
-    wanted = restore_power or uncertainty
-    targets = ["density", "velocity"]
-    loaded = _load(observed, model, targets, allow_mismatch, calibrated=wanted)
+    loaded = _load(observed, model, targets_of(model), allow_mismatch)
+    cards = {target: card for target, (_, card) in loaded.items()}
+    check_calibrated(cards, restore_power=restore_power, uncertainty=uncertainty)
     options = {
         "tile": tile,
         "device": device,
@@ -281,19 +345,16 @@ def predict(
         "symmetries": symmetries,
         "progress": progress,
     }
-    density = _predict(loaded["density"], observed, {}, options)
-    velocity = _predict(loaded["velocity"], observed, {"density": density}, options)
-    what = f"predict: model={velocity.attrs['model']}"
-    cards = {target: card for target, (_, card) in loaded.items()}
-    fields = as_dataset(density, velocity, observed, what)
+    fields = together(steps(loaded, observed, options), observed, cards)
     if restore_power:
         return restored(fields, cards, symmetries)
-    return fields.assign(errors(density, cards, symmetries)) if uncertainty else fields
+    return fields.assign(errors(fields["density"], cards, symmetries)) if uncertainty else fields
 
 
 def restored(fields: xr.Dataset, cards: Mapping[str, Card], symmetries: int) -> xr.Dataset:
     """Density, velocity and momentum of a Dataset with their power restored."""
-    by = {"density": "density", "velocity": "velocity", "momentum": "velocity"}
+    own = "momentum" if "momentum" in cards else "velocity"
+    by = {"density": "density", "velocity": "velocity", "momentum": own}
     return fields.assign(
         {
             name: calibration.restore(fields[name], cards[target], symmetries=symmetries)

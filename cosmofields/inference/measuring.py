@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import pickle
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import numpy as np
 import xarray as xr
 
 from .. import calibration
-from ..calibration import Measurement
+from ..calibration import MeanMeasurement, Measurement
 from ..catalog import select, to_redshift_space
 from ..conventions import AXES, CosmofieldsError, check_filled, listing
+from ..lazy import log
 from ..painting import paint
 from ..readers import open_box
-from ..unet import load_model, model_folder
-from .fields import predict
+from ..statistics import rms_error, slope
+from ..unet import load_model, write_card
+from .fields import Loaded, steps, targets_of, together
 from .running import track
+
+KINDS = ("density", "across", "along")
 
 
 def calibrate(
@@ -36,13 +41,15 @@ def calibrate(
 
     Parameters
     ----------
-    model : path or ``"default"``
-        Directory of a saved model; ``density.json`` and ``velocity.json`` in it are written anew.
-    boxes : paths of HDF5 boxes
-        Tables of powers and errors are pooled over these; see :mod:`~cosmofields.calibration`.
-    validation : paths of HDF5 boxes
-        The errors are scaled so that here 68 % of the cells lie within one of them: they are
-        smaller in boxes that the model was trained on.
+    model : path or name of a model that ships
+        Directory of a saved model; the cards in it are written anew.
+    boxes : paths of HDF5 boxes or Zarr stores
+        Tables of powers, errors and means are pooled over these; see
+        :mod:`~cosmofields.calibration`.
+    validation : paths of HDF5 boxes or Zarr stores
+        The errors are scaled so that 68 % of the cells of all of these lie within one of them: they
+        are smaller in boxes that the model was trained on.  The density is recalibrated only if
+        that lowers its error here.  What each box would say alone is kept beside, under ``by_box``.
     symmetries : sequence of int
         One or two numbers of symmetries to run and measure; see :func:`predict`.
     los : {"x", "y", "z"}
@@ -62,26 +69,14 @@ def calibrate(
 
     Notes
     -----
-    Boxes are in memory one at a time.
+    Boxes are in memory one at a time; what networks made of them waits in a temporary directory.
     """
     measured = sorted(dict.fromkeys(symmetries))
     _check(boxes, validation, measured)
-    cards = {target: load_model(target, model)[1] for target in ("density", "velocity")}
-
-    def run(path: str | Path, what: str) -> tuple[dict[int, xr.Dataset], xr.Dataset]:
-        observed, true = _observed(path, cards["density"]["trained_for"], los)
-        made = {}
-        for n in track(measured, progress, f"{what} {Path(path).name}"):
-            made[n] = predict(observed, model, symmetries=n, device=device, precision=precision)
-        return made, true
-
-    sums = Measurement(measured)
-    for path in boxes:
-        made, true = run(path, "measuring")
-        for n, fields in made.items():
-            sums.add(n, fields, true)
-    for card, found in zip(cards.values(), sums.tables(), strict=True):
-        command = _command(model, boxes, validation, measured, los)
+    loaded = {target: load_model(target, model) for target in targets_of(model)}
+    cards = {target: card for target, (_, card) in loaded.items()}
+    command = _command(model, boxes, validation, measured, los)
+    for card in cards.values():
         card["calibration"] = {
             "command": command,
             "boxes": [Path(path).name for path in boxes],
@@ -89,19 +84,153 @@ def calibrate(
             "line_of_sight": los,
             "symmetries": measured,
             "units": calibration.UNITS,
-            **found,
         }
-    factors = []
-    for path in validation:
-        made, true = run(path, "scaling to")
-        factors.append([_factors(fields, true, cards, n) for n, fields in made.items()])
-    for i in range(len(measured)):
-        for kind in ("density", "across", "along"):
-            factor = float(np.mean([box[i][kind] for box in factors]))
-            calibration.rescale(cards, kind, i, factor)
-    for target, card in cards.items():
-        _write(model_folder(model) / f"{target}.json", card)
+    options = {"device": device, "precision": precision, "tile": None, "progress": False}
+    with tempfile.TemporaryDirectory(prefix="cosmofields-") as folder:
+        pairs = _Pairs(loaded, cards, Path(folder), los, measured, options)
+        for path in track([*boxes, *validation], progress, "networks"):
+            pairs.run(path)
+        _find_mean(pairs, boxes, validation)
+        sums = Measurement(measured)
+        for path in track(boxes, progress, "powers and errors"):
+            for n, fields, true in pairs.of(path):
+                sums.add(n, fields, true)
+        own = "momentum" if "momentum" in cards else "velocity"
+        for target, tables in sums.tables(momentum=own).items():
+            cards[target]["calibration"] |= tables
+        _find_factors(pairs, validation)
+        _say_by_box(pairs, validation)
+    for card in cards.values():
+        write_card(card, model)
     return {target: card["calibration"] for target, card in cards.items()}
+
+
+class _Pairs:
+    """What the networks made of boxes with known truth, finished by the cards as they are now."""
+
+    def __init__(
+        self,
+        loaded: dict[str, Loaded],
+        cards: dict[str, Any],
+        folder: Path,
+        los: str,
+        symmetries: Sequence[int],
+        options: dict[str, Any],
+    ) -> None:
+        self.loaded = loaded
+        self.cards = cards
+        self.folder = folder
+        self.los = los
+        self.symmetries = symmetries
+        self.options = options
+        self.kept: dict[tuple[str, int], Path] = {}
+
+    def run(self, path: str | Path) -> None:
+        """Run the networks over a box and keep what they make."""
+        observed = _observed(path, self.cards["density"]["trained_for"], self.los)
+        for n in self.symmetries:
+            made = steps(self.loaded, observed, {**self.options, "symmetries": n})
+            file = self.folder / f"{len(self.kept)}.pickle"
+            with file.open("wb") as handle:
+                pickle.dump((made, observed.drop_vars(observed.data_vars)), handle)
+            self.kept[str(path), n] = file
+
+    def of(self, path: str | Path) -> Iterator[tuple[int, xr.Dataset, xr.Dataset]]:
+        """Number of symmetries, fields and truth, for each number."""
+        true = open_box(path)[1].load()
+        for n in self.symmetries:
+            with self.kept[str(path), n].open("rb") as handle:
+                made, observed = pickle.load(handle)
+            yield n, together(made, observed, self.cards), true
+
+
+def _find_mean(
+    pairs: _Pairs, boxes: Sequence[str | Path], validation: Sequence[str | Path]
+) -> None:
+    """Put the recalibration of the density into its card, if it lowers the error on validation."""
+    sums = MeanMeasurement()
+    for path in boxes:
+        for n, fields, true in pairs.of(path):
+            sums.add(n, fields["density"].values, true["density"].values)
+    before = _density_scores(pairs, validation)
+    found = pairs.cards["density"]["calibration"]
+    found["mean"] = sums.table()
+    after = _density_scores(pairs, validation)
+    log.info("recalibration of the density: %s before, %s after", before, after)
+    if np.all(np.less(after["rms_error"], before["rms_error"])):
+        found["mean"] |= {"validation": {"before": before, "after": after}}
+    else:
+        del found["mean"]
+
+
+def _density_scores(pairs: _Pairs, validation: Sequence[str | Path]) -> dict[str, list[float]]:
+    """Rms error and slope of the density by number of symmetries, means over boxes."""
+    scores = [
+        [
+            (
+                float(rms_error(fields["density"], true["density"])) ** 2,
+                float(slope(fields["density"], true["density"])),
+            )
+            for _, fields, true in pairs.of(path)
+        ]
+        for path in validation
+    ]
+    squares, slopes = np.mean(scores, axis=0).T
+    means = {"rms_error": np.sqrt(squares), "slope": slopes}
+    return {name: [float(f"{value:.5g}") for value in values] for name, values in means.items()}
+
+
+def _find_factors(pairs: _Pairs, validation: Sequence[str | Path]) -> None:
+    """Scale the errors so that 68 % of the cells of all validation boxes lie within them."""
+    ratios: dict[tuple[str, int], list[Any]] = {}
+    by_box: dict[str, dict[str, list[float]]] = {}
+    for path in validation:
+        alone = by_box[Path(path).name] = {kind: [] for kind in KINDS}
+        for n, fields, true in pairs.of(path):
+            for kind, ratio in _ratios(fields, true, pairs.cards, n).items():
+                ratios.setdefault((kind, n), []).append(ratio)
+                alone[kind].append(float(f"{_factor(kind, ratio):.4g}"))
+    for (kind, n), some in ratios.items():
+        pooled = np.concatenate(some, axis=-1)
+        calibration.rescale(pairs.cards, kind, pairs.symmetries.index(n), _factor(kind, pooled))
+    for target, kinds in (("density", KINDS[:1]), ("velocity", KINDS[1:])):
+        found = pairs.cards[target]["calibration"]
+        found["by_box"] = {
+            box: {"factors": {kind: alone[kind] for kind in kinds}} for box, alone in by_box.items()
+        }
+
+
+def _ratios(fields: xr.Dataset, true: xr.Dataset, cards: dict[str, Any], n: int) -> dict[str, Any]:
+    """Errors of the cells, with what was predicted of them, by kind."""
+    density, velocity = fields["density"], fields["velocity"]
+    s = calibration.log_error(density, cards["density"], symmetries=n)
+    log_ratio = np.log(true["density"].values / density.values)
+    found = {"density": np.stack([log_ratio.ravel(), s.ravel()])}
+    error = calibration.velocity_error(density, cards["velocity"], symmetries=n)
+    ratio = abs(velocity - true["velocity"]).values / error.values
+    kinds = np.array(calibration.parts(fields.attrs["los"]))
+    return found | {kind: ratio[kinds == kind].ravel() for kind in ("across", "along")}
+
+
+def _factor(kind: str, ratio: Any) -> float:
+    if kind == "density":
+        return calibration.lognormal_factor(*ratio)
+    return float(np.quantile(ratio, calibration.SHARE))
+
+
+def _say_by_box(pairs: _Pairs, validation: Sequence[str | Path]) -> None:
+    """Put into the cards what the power of restored fields is like in each validation box."""
+    for path in validation:
+        sums = Measurement(pairs.symmetries)
+        for n, fields, true in pairs.of(path):
+            sums.add_powers(n, fields, true)
+        for card in pairs.cards.values():
+            found = card["calibration"]
+            said = found.setdefault("by_box", {}).setdefault(Path(path).name, {})
+            said["restored_deviation"] = {
+                name: [sums.restored_deviation(name, card, n) for n in pairs.symmetries]
+                for name in found["restoration"]
+            }
 
 
 def _check(
@@ -116,37 +245,13 @@ def _check(
             raise CosmofieldsError(f"{str(path)!r} calls itself a test box: it may choose nothing")
 
 
-def _observed(path: str | Path, wanted: dict[str, Any], los: str) -> tuple[xr.Dataset, xr.Dataset]:
-    """Halo fields as a model takes them, and the true fields, both in memory."""
+def _observed(path: str | Path, wanted: dict[str, Any], los: str) -> xr.Dataset:
+    """Halo fields as a model takes them, in memory."""
     halos, true = open_box(path)
-    true = true.load()
-    check_filled(true["density"], repr(str(path)))
+    check_filled(true["density"].load(), repr(str(path)))
     chosen = to_redshift_space(select(halos, wanted["number_density"]), los)
     n_grid = [true.sizes[axis] for axis in AXES]
-    return paint(chosen, n_grid, weighting=wanted["weighting"]), true
-
-
-def _factors(
-    fields: xr.Dataset, true: xr.Dataset, cards: dict[str, Any], n: int
-) -> dict[str, float]:
-    """By what each kind of error is to be multiplied for 68 % of the cells to lie within it."""
-    density, velocity = fields["density"], fields["velocity"]
-    s = calibration.log_error(density, cards["density"], symmetries=n)
-    found = {
-        "density": calibration.lognormal_factor(np.log(true["density"].values / density.values), s)
-    }
-    error = calibration.velocity_error(density, cards["velocity"], symmetries=n)
-    ratio = abs(velocity - true["velocity"]).values / error.values
-    kinds = np.array(calibration.parts(fields.attrs["los"]))
-    for kind in ("across", "along"):
-        found[kind] = float(np.quantile(ratio[kinds == kind], calibration.SHARE))
-    return found
-
-
-def _write(path: Path, card: dict[str, Any]) -> None:
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(card, indent=2) + "\n")
-    part.replace(path)
+    return paint(chosen, n_grid, weighting=wanted["weighting"])
 
 
 def _command(

@@ -12,6 +12,7 @@ import xarray as xr
 from rich.console import Console
 
 from .. import engine, stages
+from ..calibration import Table, undoing
 from ..conventions import is_lazy
 from ..inference import axes_to_los_last, turn, vector_channels
 from ..inference.fields import errors, restored
@@ -21,7 +22,7 @@ from ..linear import linear_theory
 from ..painting import paint
 from ..store import StorePath
 from ..unet import FieldModel
-from .jobs import ERRORS, RESTORED, Job, cut
+from .jobs import ERRORS, PLACES, RESTORED, Job, cut
 
 
 @contextmanager
@@ -57,8 +58,11 @@ def _run(
     elif stage == "linear":
         halos = stages.open_group(job.store, "observed")
         linear = linear_theory(halos, **job.theory)
-        names = ["density", "velocity"]
-        stages.run([stages.write(job.store, "linear", linear, names)], progress=progress)
+        write = [stages.write(job.store, "linear", linear, ["density", "velocity"])]
+        if job.momentum_theory:
+            linear = linear_theory(halos, **job.momentum_theory)
+            write.append(stages.write(job.store, "linear", linear, ["momentum"]))
+        stages.run(write, progress=progress)
         stages.tick(job.store, stage, 0)
     elif stage in ("errors", "restored"):
         fields = stages.open_group(job.store, "reconstructed")
@@ -87,6 +91,8 @@ def _run(
                     job.device,
                     job.precision,
                     job.symmetries,
+                    job.mean,
+                    "momentum" not in job.models,
                 )
                 for i in left
             ]
@@ -115,34 +121,39 @@ def _tile(
     device: str,
     precision: str,
     symmetries: int,
+    mean: Table | None,
+    with_product: bool,
 ) -> None:
     """Read a tile with its surroundings, run the network, write whole chunks, tick it off."""
     order = axes_to_los_last(los)
-    names = ["observed/halo_density"]
-    if target == "velocity":
-        names += ["reconstructed/density", "linear/velocity"]
     shape = [window[axis].stop - window[axis].start + 2 * halo for axis in order]
     # Tiles that wait for their turn hold no memory.
     with engine.ONE_PASS:
         inputs = np.empty((model.n_in, *shape), np.float32)
         at = 0
-        for name in names:
-            part = tiles.gather(stages.read(store, name), window, halo)
-            vector = vector_channels(name.split("/")[1])
+        for name in model.inputs:
+            part = tiles.gather(stages.read(store, PLACES[name]), window, halo)
+            # The store holds the density recalibrated; networks know it as it came from one.
+            if name == "density" and mean is not None:
+                part *= undoing(mean)(part)
+            vector = vector_channels(PLACES[name].split("/")[1])
             part = turn(part if part.ndim > 3 else part[None], order, vector)
             inputs[at : at + len(part)] = part
             at += len(part)
         del part
-        # Of the velocity's inputs; the density's has none, and needs none.
-        density = inputs[(slice(model.n_bins, model.n_bins + 1), *(slice(halo, -halo),) * 3)].copy()
         result = engine.run_tile(model, inputs, halo, device, precision, symmetries)
         del inputs
     back = [int(axis) for axis in np.argsort(order)]
     if target == "density":
-        stages.Target(store, "reconstructed/density")[window] = turn(result, back, 0)[0]
+        result = turn(result, back, 0)[0]
+        if mean is not None:
+            result = result * mean(result)
+        stages.Target(store, PLACES["density"])[window] = result
     else:
         place = (slice(None), *window)
-        stages.Target(store, "reconstructed/velocity")[place] = turn(result, back, 3)
-        result *= density
-        stages.Target(store, "reconstructed/momentum")[place] = turn(result, back, 3)
+        result = turn(result, back, 3)
+        stages.Target(store, f"reconstructed/{target}")[place] = result
+        if target == "velocity" and with_product:
+            result *= stages.read(store, PLACES["density"])[window]
+            stages.Target(store, "reconstructed/momentum")[place] = result
     stages.tick(store, target, task)

@@ -15,7 +15,7 @@ import xarray as xr
 from rich.table import Table
 from zarr.storage import MemoryStore
 
-from .. import engine, stages
+from .. import calibration, engine, stages
 from ..conventions import (
     AXES,
     FIELDS,
@@ -44,7 +44,15 @@ WRITERS = {
     "linear/velocity": "linear",
     "reconstructed/density": "density",
     "reconstructed/velocity": "velocity",
-    "reconstructed/momentum": "velocity",
+}
+# Where what models see lies in the store.
+PLACES = {
+    "halo_density": "observed/halo_density",
+    "density": "reconstructed/density",
+    "velocity": "reconstructed/velocity",
+    "linear_velocity": "linear/velocity",
+    "unfiltered_velocity": "linear/velocity",
+    "unfiltered_momentum": "linear/momentum",
 }
 
 
@@ -56,6 +64,7 @@ class Job:
     grid: Grid
     los: str
     theory: dict[str, Any]  # options of linear_theory, as the velocity model saw it
+    momentum_theory: dict[str, Any]  # the same of the momentum model, if it sees one
     models: dict[str, FieldModel]
     plans: dict[str, engine.TilePlan]
     device: str
@@ -65,6 +74,11 @@ class Job:
     symmetries: int = 1
     restore_power: bool = False
     uncertainty: bool = False
+
+    @property
+    def mean(self) -> calibration.Table | None:
+        """Recalibration of the density."""
+        return calibration.mean_table(self.cards["density"], symmetries=self.symmetries)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -81,6 +95,9 @@ class Job:
     def writers(self) -> dict[str, str]:
         """Stage that writes each array."""
         found = dict(WRITERS)
+        found["reconstructed/momentum"] = "momentum" if "momentum" in self.models else "velocity"
+        if self.momentum_theory:
+            found["linear/momentum"] = "linear"
         if self.uncertainty:
             found |= {f"reconstructed/{name}": "errors" for name in ERRORS}
         if self.restore_power:
@@ -127,11 +144,14 @@ def make_job(
         grid=grid,
         los=attribute(observed, "los"),
         theory=linear_options(models["velocity"].inputs, cards["velocity"]["linear_bias"]),
+        momentum_theory=linear_options(models["momentum"].inputs, cards["momentum"]["linear_bias"])
+        if "momentum" in models
+        else {},
         models=models,
         plans=plans,
         device=device,
         precision=precision,
-        title=f"reconstruction by {cards['density']['name']} and {cards['velocity']['name']}",
+        title=f"reconstruction by {' and '.join(card['name'] for card in cards.values())}",
         cards=cards,
         symmetries=symmetries,
         restore_power=restore_power,
@@ -158,8 +178,12 @@ def plan_of(job: Job, halos: xr.Dataset | None, observed: xr.Dataset) -> dict[st
     plan |= {key: True for key, wanted in asked.items() if wanted}
     if job.symmetries > 1:
         plan["symmetries"] = job.symmetries
+    if job.momentum_theory:
+        plan["momentum_bias"] = job.momentum_theory["bias"]
+    if (mean := job.mean) is not None:
+        plan["recalibration"] = stages.digest(*(part.tobytes() for part in mean))
     if any(asked.values()):
-        measured = [job.cards[target]["calibration"] for target in ("density", "velocity")]
+        measured = [card.get("calibration") for card in job.cards.values()]
         plan["calibration"] = stages.digest(json.dumps(measured, sort_keys=True).encode())
     return dict(json.loads(json.dumps(plan)))
 
@@ -180,21 +204,29 @@ def template_of(job: Job, halos: xr.Dataset | None, observed: xr.Dataset) -> xr.
         return label(name, zeros, job.grid, facts, **attrs)
 
     linear = {name: empty(name, **job.theory) for name in ("density", "velocity")}
-    made: dict[str, Any] = {
-        "model": job.title.removeprefix("reconstruction by "),
-        "precision": job.precision,
+    if job.momentum_theory:
+        linear["momentum"] = empty("momentum", **job.momentum_theory)
+    models = {target: card["name"] for target, card in job.cards.items()}
+    models.setdefault("momentum", f"{models['density']} x {models['velocity']}")
+    made: dict[str, Any] = {"precision": job.precision, "symmetries": job.symmetries}
+    by_name = {
+        name: {"model": models[name], **made} for name in ("density", "velocity", "momentum")
     }
-    made["symmetries"] = job.symmetries
-    fields = {name: empty(name, **made) for name in ("density", "velocity", "momentum")}
+    if job.mean is not None:
+        by_name["density"]["recalibrated"] = models["density"]
+    fields = {name: empty(name, **attrs) for name, attrs in by_name.items()}
     if job.uncertainty:
-        fields |= {name: empty(name, **made) for name in ERRORS}
+        fields |= {name: empty(name, **by_name[name.removesuffix("_error")]) for name in ERRORS}
+    by = job.title.removeprefix("reconstruction by ")
     versions = {
         "linear": derived(linear, observed, "reconstruct: linear theory", space="real"),
-        "reconstructed": derived(fields, observed, f"reconstruct: {made['model']}", space="real"),
+        "reconstructed": derived(fields, observed, f"reconstruct: {by}", space="real"),
     }
     if job.restore_power:
-        again = {name: empty(name, **made, estimator="power restored") for name in RESTORED}
-        versions["restored"] = derived(again, observed, f"restored: {made['model']}", space="real")
+        again = {
+            name: empty(name, **by_name[name], estimator="power restored") for name in RESTORED
+        }
+        versions["restored"] = derived(again, observed, f"restored: {by}", space="real")
     if halos is not None:
         versions["halos"] = halos
     versions["observed"] = cut(observed)

@@ -12,11 +12,12 @@ import numpy as np
 import xarray as xr
 from rich.console import Console
 
-from .. import calibration, stages
+from .. import stages
 from ..catalog import row_dim, select
 from ..conventions import CatalogError, box_lengths, variable
 from ..cosmology import cosmology_of
 from ..inference import check_box
+from ..inference.fields import check_calibrated, targets_of
 from ..linear import tracers
 from ..painting import paint
 from ..store import StorePath, open_store
@@ -43,7 +44,7 @@ def reconstruct(
 ) -> xr.DataTree:
     """Reconstruct density, velocity and momentum from tracers, into a store, in stages.
 
-    The stages (paint, linear theory, density network, velocity network) run out of core on
+    The stages (paint, linear theory, the networks one after the other) run out of core on
     whatever scheduler Dask has: threads, or the workers of the current ``distributed.Client``.
     What is done is on disk: a call that died, made again, goes on where it stopped.  With the same
     memory and the like workers its result has the bits of an undisturbed one; else it agrees to
@@ -93,10 +94,9 @@ def reconstruct(
     budget = {} if memory is None else {"cosmofields.memory": memory}
     with dask.config.set(budget):
         models, cards = {}, {}
-        for target in ("density", "velocity"):
+        for target in targets_of(model):
             models[target], cards[target] = load_model(target, model)
-            if restore_power or uncertainty:
-                calibration.calibration(cards[target])
+        check_calibrated(cards, restore_power=restore_power, uncertainty=uncertainty)
         halos, observed = _tracers(source, n_grid, cards["density"], models["density"])
         for target, network in models.items():
             if not allow_mismatch:

@@ -160,6 +160,7 @@ def test_trained_on_what_is_seen_in_use(trained: Path, box_file: Path) -> None:
     use = {"velocity": predict_velocity, "momentum": predict_momentum}
     for target, predict in use.items():
         card = cards[target]
+        assert np.isfinite(card["training"]["validation_loss"])
         assert card["inputs"] == ["halo_density", "density", f"unfiltered_{target}"]
         assert card["linear_bias"]["power_ratio"] == pytest.approx([beta], rel=1e-5)
         kept = next(store.parent.glob(f"{store.stem}-{target}-*.inputs.npy"))

@@ -180,13 +180,14 @@ def test_a_store_has_the_linear_theory_that_the_network_saw(trained: Path, box_f
     store = next((trained / "boxes").glob(f"{box_file.stem}-z-*.zarr"))
     observed = open_store(store)[["halo_density"]].load()
     only = {"model": trained, "precision": "float32"}
-    velocity = predict_velocity(observed, **only)
     tree = reconstruct(observed, trained / "made.zarr", progress=False, **only)
-    close(tree["reconstructed/velocity"].values, velocity.values)
-    beta = json.loads((trained / "velocity.json").read_text())["linear_bias"]["power_ratio"]
-    linear = tree["linear/velocity"]
-    assert (linear.attrs["method"], linear.attrs["bias"]) == ("paper", beta)
-    close(linear.values, eqs_2_and_3(observed["halo_density"], *beta)["velocity"])
+    for target, predict in (("velocity", predict_velocity), ("momentum", predict_momentum)):
+        close(tree[f"reconstructed/{target}"].values, predict(observed, **only).values)
+        card = json.loads((trained / f"{target}.json").read_text())
+        beta = card["linear_bias"]["power_ratio"]
+        linear = tree[f"linear/{target}"]
+        assert (linear.attrs["method"], linear.attrs["bias"]) == ("paper", beta)
+        close(linear.values, eqs_2_and_3(observed["halo_density"], *beta)[target])
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +15,9 @@ import dask
 import distributed
 import numpy as np
 import pytest
+import torch
 import xarray as xr
+import zarr
 from rich.console import Console
 
 import cosmofields as cf
@@ -29,16 +32,69 @@ from cosmofields.conventions import (
 )
 from cosmofields.reconstruction import reconstruct
 from cosmofields.store import describe
-from cosmofields.unet import load_model
+from cosmofields.unet import build, load_cards, load_model, save_model, write_card
 
 N_GRID = 96  # more than one chunk, and so more than one tile, a side
 FIELDS = ("density", "velocity", "momentum")
 OPTIONS: dict[str, Any] = {"n_grid": N_GRID, "precision": "float32", "progress": False}
+EVERYTHING = {"restore_power": True, "uncertainty": True}
 
 
 @pytest.fixture(scope="module")
 def models(make_models: Callable[..., Path], tracers: xr.Dataset, tmp_path_factory: Any) -> Path:
     return make_models(tmp_path_factory.mktemp("models"), cf.paint(tracers, N_GRID))
+
+
+@pytest.fixture(scope="module")
+def complete(models: Path, tmp_path_factory: Any) -> Path:
+    """The same, with a network for the momentum, and with tables."""
+    folder = shutil.copytree(models, tmp_path_factory.mktemp("complete") / "models")
+    cards = load_cards(folder)
+    torch.manual_seed(2)
+    network = build("residual", "momentum", n_bins=4, widths=[4, 4, 4])
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    card = {
+        **cards["velocity"],
+        "name": "random-momentum",
+        "target": "momentum",
+        "architecture": {"name": "residual", "options": network.options},
+    }
+    save_model(network, card, folder)
+
+    def power(*kinds: str) -> dict[str, Any]:
+        ratio = {kind: [[0.9, 0.8 - 0.1 * i]] for i, kind in enumerate(kinds)}
+        return {
+            "k": [0.1, 0.5],
+            "power_ratio": ratio,
+            "correlation": {kind: [[1.0, 0.9]] for kind in kinds},
+        }
+
+    error: dict[str, Any] = {
+        "density": {"density": [0.5, 2.0], "log_error": [[0.5, 0.6]]},
+        "velocity": {
+            "smoothing": 4.7,
+            "density": [0.5, 2.0],
+            "error": {"across": [[30.0, 40.0]], "along": [[35.0, 50.0]]},
+        },
+    }
+    for target, card in load_cards(folder).items():
+        kinds = ["all"] if target == "density" else ["across", "along"]
+        table = {"symmetries": [1], "restoration": {target: power(*kinds)}}
+        if target in error:
+            table["error"] = error[target]
+        if target == "density":
+            table["mean"] = {"density": [0.5, 2.0], "ratio": [[0.9, 1.2]]}
+        write_card({**card, "calibration": table}, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def everything(complete: Path, small: int, tracers: xr.Dataset, tmp_path_factory: Any) -> Path:
+    path = tmp_path_factory.mktemp("everything") / "a.zarr"
+    reconstruct(tracers, path, model=complete, memory=small, **OPTIONS, **EVERYTHING)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -128,11 +184,46 @@ def test_a_run_that_dies_goes_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = tmp_path / "a.zarr"
-    write = stages.Target.__setitem__
     name = {"observed": "observed/halo_density", "linear": "linear/velocity"}.get(
         stage, f"reconstructed/{stage}"
     )
+    path = tmp_path / "a.zarr"
+    options = {"model": models, "memory": small, **OPTIONS}
+    left, done = dies_and_goes_on(name, tracers, path, monkeypatch, **options)
+    assert_same_bits(path, undisturbed)
+    assert done == left
+    # The first tile of two or more was whole when the second died.
+    assert stage not in left or left[stage] > 0
+    assert stage != "velocity" or left["density"] == 0
+
+
+@pytest.mark.parametrize("stage", ["momentum", "errors", "restored"])
+def test_a_run_that_dies_in_what_is_asked_for_goes_on(
+    stage: str,
+    small: int,
+    everything: Path,
+    complete: Path,
+    tracers: xr.Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = {"errors": "reconstructed/velocity_error", "restored": "restored/velocity"}.get(
+        stage, f"reconstructed/{stage}"
+    )
+    path = tmp_path / "a.zarr"
+    options = {"model": complete, "memory": small, **OPTIONS, **EVERYTHING}
+    left, done = dies_and_goes_on(name, tracers, path, monkeypatch, **options)
+    assert_same_bits(path, everything)
+    assert done == left
+    assert left["density"] == left["velocity"] == 0
+    assert (left["momentum"] > 0) == (stage == "momentum")
+
+
+def dies_and_goes_on(
+    name: str, source: xr.Dataset, path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Tiles that were left when the second write to an array died, and that were done again."""
+    write = stages.Target.__setitem__
     written = []
 
     def dies(self: stages.Target, window: Any, values: Any) -> None:
@@ -146,7 +237,7 @@ def test_a_run_that_dies_goes_on(
         patch.setattr(stages.Target, "__setitem__", dies)
         # One task at a time: it is known which are done.
         with dask.config.set(scheduler="synchronous"), pytest.raises(KeyboardInterrupt):
-            reconstruct(tracers, path, model=models, memory=small, **OPTIONS)
+            reconstruct(source, path, **options)
     with pytest.raises(StoreError, match="not whole"):
         cf.open_store(path)
 
@@ -158,14 +249,45 @@ def test_a_run_that_dies_goes_on(
         return run_tile(model, *args, **kwargs)
 
     monkeypatch.setattr(engine, "run_tile", counted)
-    left = {target: len(stages.pending(path, target)) for target in ("density", "velocity")}
+    targets = [target for target in FIELDS if target in zarr.open_group(path)["ledger"]]
+    left = {target: len(stages.pending(path, target)) for target in targets}
     # On a machine with more memory the run goes on with the tiles with which it began.
-    reconstruct(tracers, path, model=models, **OPTIONS)
-    assert_same_bits(path, undisturbed)
-    assert {target: tiles.count(target) for target in left} == left
-    # The first tile of two or more was whole when the second died.
-    assert stage not in left or left[stage] > 0
-    assert stage != "velocity" or left["density"] == 0
+    del options["memory"]
+    reconstruct(source, path, **options)
+    return left, {target: tiles.count(target) for target in targets}
+
+
+def test_a_network_for_the_momentum_has_a_stage(
+    everything: Path, complete: Path, tracers: xr.Dataset
+) -> None:
+    tree = cf.open_store(everything)
+    observed = cf.paint(tracers, N_GRID)
+    options: dict[str, Any] = {"precision": "float32"}
+    mean = observed.recon.predict(complete, uncertainty=True, **options)
+    restored = observed.recon.predict(complete, restore_power=True, **options)
+    for group, expected in (("reconstructed", mean), ("restored", restored)):
+        assert set(tree[group].data_vars) == set(expected)
+        for name, field in expected.items():
+            scale = float(field.std())
+            got = tree[group][name]
+            np.testing.assert_allclose(got, field, rtol=1e-5, atol=1e-5 * scale, err_msg=name)
+            kept = ["recalibrated", "estimator", "precision"]
+            kept += [] if "error" in name else ["model"]
+            assert [got.attrs.get(key) for key in kept] == [field.attrs.get(key) for key in kept]
+    assert tree["reconstructed"].momentum.attrs["model"] == "random-momentum"
+    product = tree["reconstructed"].density * tree["reconstructed"].velocity
+    assert float(abs(tree["reconstructed"].momentum - product).max()) > 10
+
+
+def test_other_tables_are_another_reconstruction(
+    everything: Path, complete: Path, tracers: xr.Dataset, tmp_path: Path
+) -> None:
+    other = shutil.copytree(complete, tmp_path / "models")
+    card = load_cards(other)["density"]
+    card["calibration"]["mean"]["ratio"] = [[1.0, 1.3]]
+    write_card(card, other)
+    with pytest.raises(StoreError, match="recalibration"):
+        reconstruct(tracers, everything, model=other, **OPTIONS, **EVERYTHING)
 
 
 def test_the_plan_comes_first(

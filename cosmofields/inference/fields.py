@@ -22,7 +22,7 @@ from ..conventions import (
 )
 from ..cosmology import cosmology_of
 from ..linear import as_dataset
-from ..unet import FieldModel, load_cards, load_model
+from ..unet import FieldModel, load_cards, load_model, model_folder
 from .inputs import check_box, model_inputs
 from .running import run_in_box
 
@@ -53,7 +53,7 @@ def _load(
 
 def targets_of(model: str | Path) -> list[str]:
     """What a model has networks for: density and velocity always, and perhaps momentum."""
-    own = "momentum" in load_cards(model)
+    own = (model_folder(model) / "momentum.json").is_file()
     return ["density", "velocity", *(["momentum"] if own else [])]
 
 

@@ -212,11 +212,12 @@ def template_of(job: Job, halos: xr.Dataset | None, observed: xr.Dataset) -> xr.
     by_name = {
         name: {"model": models[name], **made} for name in ("density", "velocity", "momentum")
     }
+    errors = {name: empty(name, **by_name[name.removesuffix("_error")]) for name in ERRORS}
     if job.mean is not None:
         by_name["density"]["recalibrated"] = models["density"]
     fields = {name: empty(name, **attrs) for name, attrs in by_name.items()}
     if job.uncertainty:
-        fields |= {name: empty(name, **by_name[name.removesuffix("_error")]) for name in ERRORS}
+        fields |= errors
     by = job.title.removeprefix("reconstruction by ")
     versions = {
         "linear": derived(linear, observed, "reconstruct: linear theory", space="real"),

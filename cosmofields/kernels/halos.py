@@ -14,6 +14,8 @@ from ..conventions import CosmofieldsError, require_extra
 OVERLAP = 12.0
 # Particles in a slab: a tree of them takes some 2 GB.
 MOST = 2**24
+# Rows that are looked at together.
+BLOCK = 2**22
 
 
 class Groups(NamedTuple):
@@ -71,10 +73,9 @@ def friends_of_friends(
         else:
             # Twice as long as it is: what wraps around it along x is not near.
             start, box = slab * width - OVERLAP, sides * [2, 1, 1]
-            from_start = (position[:, 0].astype(np.float64) - start) % sides[0]
-            rows = np.flatnonzero(from_start < width + 2 * OVERLAP)
+            rows = _between(position[:, 0], start, width + 2 * OVERLAP, sides[0])
             part, carried = position[rows].astype(np.float64), vector[rows]
-            part[:, 0] = from_start[rows]
+            part[:, 0] = (part[:, 0] - start) % sides[0]
         labels = cluster.fof(models.dataset(part, boxsize=box), linking_length).labels
         groups, low, high = _measure(part, carried, labels, box, min_members)
         if n_slabs > 1:
@@ -89,6 +90,17 @@ def friends_of_friends(
             groups = Groups(*(column[own] for column in groups))
         centre = (groups.position + [start, 0, 0]) % sides
         yield groups._replace(position=np.where(centre < sides, centre, 0.0))
+
+
+def _between(
+    x: NDArray[np.float32], start: float, length: float, side: float
+) -> NDArray[np.int64]:
+    """Rows from ``start`` to ``start + length``, periodic; block by block, for x may be long."""
+    found = [
+        begin + np.flatnonzero((x[begin : begin + BLOCK].astype(np.float64) - start) % side < length)
+        for begin in range(0, len(x), BLOCK)
+    ]
+    return np.concatenate(found)
 
 
 def _measure(

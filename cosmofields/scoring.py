@@ -352,14 +352,13 @@ def _coverage(field: xr.DataArray, true: xr.DataArray, error: xr.DataArray) -> S
     return scores
 
 
-def _rounded(value: Any) -> float:
-    return float(f"{float(value):.5g}")
+def _rounded(value: Any) -> float | None:
+    """As JSON has it: a bin without modes, or the slope of a constant, is null."""
+    return float(f"{float(value):.5g}") if np.isfinite(value) else None
 
 
 def _all_rounded(values: Any) -> list[float | None]:
-    """Numbers as JSON has them: a bin without modes is null."""
-    numbers = np.asarray(values, np.float64)
-    return [_rounded(value) if np.isfinite(value) else None for value in numbers]
+    return [_rounded(value) for value in np.asarray(values, np.float64)]
 
 
 # --- the cards ---
@@ -438,4 +437,4 @@ def models() -> list[dict[str, Any]]:
 def _headlines(scores: Scores) -> Scores:
     network = scores[NETWORK]
     found = {f"{name}_{key}": network[name][key] for name, key in _HEADLINES if name in network}
-    return {"role": scores.get("role", "unknown"), **found}
+    return {"role": scores.get("role"), **found}

@@ -25,7 +25,7 @@ from cosmofields.conventions import (
     make_grid,
 )
 from cosmofields.scoring import EQ2, FILTERED, NETWORK, ROWS, Row, gather, measure, score
-from cosmofields.unet import load_cards, model_folder, saved, zoo
+from cosmofields.unet import build, load_cards, model_folder, saved, zoo
 
 ROOT = Path(__file__).parents[1]
 GRID = make_grid(32, [150.0] * 3)
@@ -246,6 +246,39 @@ def test_scores_go_into_the_cards_of_their_fields(
     # Nothing is restored and no error known without a calibration.
     assert not [key for name in FIELDS for key in box[NETWORK][name] if "restored" in key]
     assert "coverage_68" not in box[NETWORK]["velocity"]
+
+
+@pytest.mark.parametrize("architecture", ["residual", "paper"])
+def test_momentum_by_a_network_of_its_own(
+    architecture: str, models: Path, boxes: list[Path], observed: xr.Dataset
+) -> None:
+    """Its scores are in its own card; of the paper's scheme, all steps are."""
+    import torch
+
+    card = load_cards(models)["velocity"]
+    for target in {"residual": ["momentum"], "paper": ["density", "velocity", "momentum"]}[
+        architecture
+    ]:
+        torch.manual_seed(2)
+        network = build(architecture, target, n_bins=4, widths=[4, 4, 4])
+        for parameter in network.parameters():
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+        named = {"name": f"{architecture}-{target}", "target": target}
+        shape = {"architecture": {"name": architecture, "options": network.options}}
+        saved.save_model(network, {**card, **named, **shape}, models)
+    found = score(models, boxes[1:], precision="float32")
+    kept = {target: card["scores"]["box_2.h5"] for target, card in load_cards(models).items()}
+    assert set(kept["velocity"][NETWORK]) == {"velocity", "velocity_divergence"}
+    assert set(kept["momentum"][NETWORK]) == {"momentum"}
+    assert gather(models) == found
+    true = cf.open_box(boxes[1])[1].load()
+    momentum = cf.predict_momentum(observed, models, precision="float32")
+    expected = float(
+        cf.cell_statistics(momentum, true["momentum"])["correlation_coefficient"].mean()
+    )
+    network = found["boxes"]["box_2.h5"][NETWORK]
+    assert network["momentum"]["correlation"] == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert np.isfinite([network[name]["correlation"] for name in FIELDS]).all()
 
 
 def test_scores_of_other_boxes_stay_and_cards_may_be_left_alone(

@@ -301,8 +301,10 @@ def _models(args: argparse.Namespace) -> None:
             f"Mpc/h; {model['megabytes']} MB"
         )
         for box, found in model["scores"].items():
-            print(
-                f"  {box} ({found['role']}): C_r of density and velocity "
-                f"{found['density_correlation']:.3f} and {found['velocity_correlation']:.3f}, rms "
-                f"error of the velocity {found['velocity_rms_error']:.1f} km/s"
-            )
+            texts = {
+                "density_correlation": "C_r of the density {:.3f}",
+                "velocity_correlation": "of the velocity {:.3f}",
+                "velocity_rms_error": "whose rms error is {:.1f} km/s",
+            }
+            known = (text.format(found[key]) for key, text in texts.items() if found.get(key))
+            print(f"  {box} ({found['role'] or 'no role'}): {', '.join(known)}")

@@ -8,7 +8,7 @@ beside the networks: Wiener-filtered by mass bin, and as eq. 2 of Xiao et al. 20
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -198,38 +198,53 @@ def score(
     )
     found = {}
     for name, path in zip(names, boxes, strict=True):
-        halos, true = open_box(path)
-        true = true.load()
-        check_filled(true["density"], repr(str(path)))
-        wanted = cards["density"]["trained_for"]
-        chosen = to_redshift_space(select(halos, wanted["number_density"]), los)
-        n_grid = [true.sizes[axis] for axis in AXES]
-        observed = paint(chosen, n_grid, weighting=wanted["weighting"])
-        calibrated = all("calibration" in cards.get(key, {}) for key in ("density", "velocity"))
-        fields = predict(observed, model, uncertainty=calibrated, progress=progress, **options)
-        columns = {NETWORK: measure(fields, true, cards, symmetries=symmetries)}
-        used = fields["velocity"].attrs["precision"]
-        del fields
-        for column, linear in _linear(observed, true, cards):
-            columns[column] = measure(linear, true)
-        source = halos.attrs.get("source", {})
         found[name] = {
-            **{key: source[key] for key in ("role", "seed") if key in source},
-            "box_size": halos.attrs["box_size"],
-            "cell_size": max(periodic_grid(true).cell_size),
-            "line_of_sight": los,
-            "halos": chosen.sizes["halo"],
-            "symmetries": symmetries,
-            "precision": used,
-            "k_edges": list(K_EDGES),
+            **_score_box(path, model, cards, los, progress, options),
             "date": datetime.now(UTC).date().isoformat(),
             "command": command,
             "versions": _versions(),
-            **columns,
         }
         if write:
             _write(model, name, found[name])
     return {"model": _name(model), "trained_for": cards["density"]["trained_for"], "boxes": found}
+
+
+def _score_box(
+    path: str | Path,
+    model: str | Path,
+    cards: Mapping[str, Card],
+    los: str,
+    progress: bool,
+    options: Mapping[str, Any],
+) -> Scores:
+    """Facts of a box, and the scores of the networks and of linear theory on it."""
+    halos, true = open_box(path)
+    true = true.load()
+    check_filled(true["density"], repr(str(path)))
+    wanted = cards["density"]["trained_for"]
+    chosen = to_redshift_space(select(halos, wanted["number_density"]), los)
+    n_grid = [true.sizes[axis] for axis in AXES]
+    observed = paint(chosen, n_grid, weighting=wanted["weighting"])
+    calibrated = all("calibration" in cards.get(key, {}) for key in ("density", "velocity"))
+    fields = predict(observed, model, uncertainty=calibrated, progress=progress, **options)
+    symmetries, precision = options["symmetries"], fields["velocity"].attrs["precision"]
+    columns = {NETWORK: measure(fields, true, cards, symmetries=symmetries)}
+    # Of a large box, each version is let go before the next is made.
+    del fields
+    for column in (FILTERED, EQ2):
+        columns[column] = measure(_linear(column, observed, true, cards), true)
+    source = halos.attrs.get("source", {})
+    return {
+        **{key: source[key] for key in ("role", "seed") if key in source},
+        "box_size": halos.attrs["box_size"],
+        "cell_size": max(periodic_grid(true).cell_size),
+        "line_of_sight": los,
+        "halos": chosen.sizes["halo"],
+        "symmetries": symmetries,
+        "precision": precision,
+        "k_edges": list(K_EDGES),
+        **columns,
+    }
 
 
 def measure(
@@ -280,13 +295,14 @@ def measure(
 
 
 def _linear(
-    observed: xr.Dataset, true: xr.Dataset, cards: Mapping[str, Card]
-) -> Iterator[tuple[str, xr.Dataset]]:
-    """Linear theory from the halos that the model sees, one version at a time."""
+    column: str, observed: xr.Dataset, true: xr.Dataset, cards: Mapping[str, Card]
+) -> xr.Dataset:
+    """Linear theory from the halos that the model sees."""
     bias = cards["velocity"]["linear_bias"]
-    yield FILTERED, linear_theory(observed, bias=bias["mass_bins"])
-    of_eq2 = bias.get("power_ratio") or linear_bias(observed, true["density"])
-    yield EQ2, linear_theory(observed, method="paper", bias=of_eq2)
+    if column == FILTERED:
+        return linear_theory(observed, bias=bias["mass_bins"])
+    of_eq4 = bias.get("power_ratio") or linear_bias(observed, true["density"])
+    return linear_theory(observed, method="paper", bias=of_eq4)
 
 
 def _cells(predicted: xr.DataArray, true: xr.DataArray) -> Scores:

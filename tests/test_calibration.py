@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.ndimage
+import torch
 import xarray as xr
 
 import cosmofields as cf
@@ -21,7 +23,9 @@ from cosmofields.conventions import (
     label,
     make_grid,
 )
-from cosmofields.unet import load_model
+from cosmofields.inference import run_in_box
+from cosmofields.statistics import rms_error, slope
+from cosmofields.unet import build, load_cards, load_model, save_model
 
 SIDE, N = 150.0, 32
 GRID = make_grid(N, [SIDE] * 3)
@@ -349,3 +353,204 @@ def test_reconstruct_keeps_both_estimators_and_the_errors(
     for change in ({"symmetries": 1}, {"restore_power": False}, {"uncertainty": False}):
         with pytest.raises(CosmofieldsError, match=next(iter(change))):
             cf.reconstruct(observed, store, **{**arguments, **change})
+
+
+# --- the mean of the true density ---
+
+
+def biased_pair(seed: int) -> tuple[Any, Any]:
+    """A predicted density, and a true one whose mean is 0.98 x prediction^1.15 there."""
+    rng = np.random.default_rng(seed)
+    density = lognormal(rng, 0.8, (N, N, N))
+    mean = 0.98 * density**1.15
+    return np.float32(density), np.float32(mean * lognormal(rng, 0.3, density.shape))
+
+
+@pytest.fixture(scope="module")
+def biased() -> dict[str, Any]:
+    """Card of a density model whose mean was found on such pairs."""
+    measured = calibration.MeanMeasurement()
+    for seed in range(4):
+        measured.add(1, *biased_pair(seed))
+    return {"name": "biased", "calibration": {"symmetries": [1], "mean": measured.table()}}
+
+
+def test_the_mean_is_the_one_that_was_put_in(biased: dict[str, Any]) -> None:
+    density, true = biased_pair(9)
+    made = calibration.recalibrate(label("density", density, GRID, FACTS), biased)
+    assert made.dtype == np.float32
+    assert made.attrs["recalibrated"] == "biased"
+    # The shape is that of the mean, its mass that of the prediction.
+    inside = (density > 0.3) & (density < 4)
+    expected = 0.98 * density**1.15
+    shape = made.values[inside] / expected[inside]
+    assert shape.std() / shape.mean() < 0.01
+    assert float(made.mean()) == pytest.approx(float(density.mean()), rel=2e-3)
+    error = [rms_error(one, made.copy(data=true)) for one in (made, made.copy(data=density))]
+    assert error[0] < error[1]
+    order = np.argsort(density.ravel())
+    assert (np.diff(made.values.ravel()[order]) >= 0).all()
+
+
+def test_recalibration_can_be_undone(biased: dict[str, Any], count_computes: Any) -> None:
+    density = label("density", biased_pair(3)[0], GRID, FACTS)
+    made = calibration.recalibrate(density, biased)
+    assert float(abs(made / density - 1).max()) > 0.1
+    back = calibration.network_density(made, biased)
+    np.testing.assert_allclose(back, density, rtol=2e-6)
+    assert "recalibrated" not in back.attrs
+    # What was not recalibrated by this model stays.
+    assert calibration.network_density(density, biased) is density
+    assert calibration.network_density(made, {**biased, "name": "other"}) is made
+    with count_computes() as computes:
+        lazy = calibration.recalibrate(density.chunk(x=16), biased)
+        assert computes.total == 0
+    np.testing.assert_array_equal(lazy.compute(), made)
+
+
+def test_a_table_that_would_fall_is_made_monotone() -> None:
+    rng = np.random.default_rng(0)
+    density = np.float32(lognormal(rng, 0.8, (N, N, N)))
+    measured = calibration.MeanMeasurement()
+    measured.add(1, density, np.float32(1 / density))
+    table = measured.table()
+    rise = np.diff(np.log(np.multiply(table["density"], table["ratio"][0])))
+    assert (rise > 0).all()
+
+
+def test_a_mean_that_needs_nothing_is_left_alone(
+    make_models: Any, boxes: list[Path], observed: xr.Dataset, tmp_path: Path, monkeypatch: Any
+) -> None:
+    # A table that would make the prediction worse where the truth is known.
+    worse = {"density": [0.5, 2.0], "ratio": [[2.0, 3.0]]}
+    monkeypatch.setattr(calibration.MeanMeasurement, "table", lambda self: worse)
+    folder = make_models(tmp_path / "models", observed)
+    cf.calibrate(folder, boxes[:1], boxes[1:], symmetries=(1,), precision="float32")
+    assert "mean" not in load_model("density", folder)[1]["calibration"]
+    assert "recalibrated" not in cf.predict_density(observed, folder).attrs
+
+
+def test_networks_see_the_density_as_it_came(
+    models: Path, make_models: Any, observed: xr.Dataset, tmp_path: Path
+) -> None:
+    bare = make_models(tmp_path / "bare", observed)
+    options: dict[str, Any] = {"precision": "float32"}
+    one, other = observed.recon.predict(models, **options), observed.recon.predict(bare, **options)
+    assert one["density"].attrs["recalibrated"] == "random-density"
+    assert float(abs(one["density"] / other["density"] - 1).max()) > 1e-3
+    np.testing.assert_array_equal(one["velocity"], other["velocity"])
+    # Also where the density is given.
+    given = observed.assign(density=one["density"])
+    velocity = cf.predict_velocity(given, models, **options)
+    np.testing.assert_allclose(velocity, one["velocity"], atol=1e-2)
+    np.testing.assert_allclose(
+        one["momentum"], (one["density"] * one["velocity"]).transpose(*velocity.dims), rtol=1e-6
+    )
+
+
+def test_the_card_says_what_the_mean_buys(models: Path, boxes: list[Path], observed: Any) -> None:
+    found = load_model("density", models)[1]["calibration"]["mean"]["validation"]
+    true = cf.open_box(boxes[1])[1].load()["density"]
+    density = cf.predict_density(observed, models, precision="float32")
+    raw = calibration.network_density(density, load_model("density", models)[1])
+    for when, field in (("before", raw), ("after", density)):
+        assert found[when]["rms_error"][0] == pytest.approx(float(rms_error(field, true)), rel=1e-4)
+        assert found[when]["slope"][0] == pytest.approx(float(slope(field, true)), rel=1e-3)
+    assert np.all(np.less(found["after"]["rms_error"], found["before"]["rms_error"]))
+
+
+# --- several validation boxes ---
+
+
+def test_factors_are_of_the_cells_of_all_validation_boxes(
+    models: Path, boxes: list[Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(models, tmp_path / "models")
+    cf.calibrate(folder, boxes[:1], boxes, symmetries=(1,), precision="float32")
+    inside, n = 0.0, 0
+    for path in boxes:
+        true = cf.open_box(path)[1].load()
+        fields = observed_of(path).recon.predict(folder, precision="float32", uncertainty=True)
+        low, high = calibration.interval(fields["velocity"], fields["velocity_error"])
+        inside += float(((true["velocity"] >= low) & (true["velocity"] <= high)).sum())
+        n += low.size
+    assert inside / n == pytest.approx(0.6827, abs=2e-3)
+    found = load_model("velocity", folder)[1]["calibration"]
+    by_box = found["by_box"]
+    assert list(by_box) == ["box_1.h5", "box_2.h5"]
+    for kind in ("across", "along"):
+        alone = [box["factors"][kind][0] for box in by_box.values()]
+        assert min(alone) <= found["factors"][kind][0] <= max(alone)
+    # A field restored by its own box has its power.
+    assert np.abs(by_box["box_1.h5"]["restored_deviation"]["velocity"][0][:2]).max() < 1e-3
+
+
+# --- a network for the momentum ---
+
+
+@pytest.fixture(scope="module")
+def with_momentum(
+    models: Path, boxes: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = shutil.copytree(models, tmp_path_factory.mktemp("with") / "models")
+    torch.manual_seed(2)
+    network = build("residual", "momentum", n_bins=4, widths=[4, 4, 4])
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    card = {
+        **load_model("velocity", models)[1],
+        "name": "random-momentum",
+        "target": "momentum",
+        "architecture": {"name": "residual", "options": network.options},
+    }
+    del card["calibration"]
+    save_model(network, card, folder)
+    return folder
+
+
+def test_a_network_for_the_momentum_is_used(
+    with_momentum: Path, models: Path, observed: xr.Dataset
+) -> None:
+    options: dict[str, Any] = {"precision": "float32", "symmetries": 2}
+    fields = observed.recon.predict(with_momentum, **options)
+    product = observed.recon.predict(models, **options)
+    for name in ("density", "velocity"):
+        np.testing.assert_array_equal(fields[name], product[name])
+    assert fields["momentum"].attrs["model"] == "random-momentum"
+    assert product["momentum"].attrs["model"] == "random-density x random-velocity"
+    assert "random-momentum" in fields.attrs["history"]
+    # It sees the halos, the density as it came, and the velocity.
+    network, _ = load_model("momentum", with_momentum)
+    raw = calibration.network_density(
+        fields["density"], load_model("density", models)[1], symmetries=2
+    )
+    seen = [observed["halo_density"], raw.expand_dims("channel"), fields["velocity"]]
+    channels = np.concatenate([one.transpose(..., "x", "y", "z").values for one in seen])
+    expected = run_in_box(network, channels, "z", **options)
+    scale = float(np.std(expected))
+    np.testing.assert_allclose(fields["momentum"], expected, atol=1e-4 * scale)
+    for model, made in ((with_momentum, fields), (models, product)):
+        alone = cf.predict_momentum(observed, model, **options)
+        np.testing.assert_array_equal(alone, made["momentum"])
+        assert alone.attrs["model"] == made["momentum"].attrs["model"]
+
+
+def test_the_momentum_is_calibrated_in_its_own_card(
+    with_momentum: Path, boxes: list[Path], observed: xr.Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelMismatchError, match="'random-momentum' was not calibrated"):
+        cf.predict(observed, with_momentum, restore_power=True)
+    cf.predict(observed, with_momentum, uncertainty=True)  # of density and velocity alone
+    folder = shutil.copytree(with_momentum, tmp_path / "models")
+    cf.calibrate(folder, boxes[:1], boxes[1:], symmetries=(1,), precision="float32")
+    cards = load_cards(folder)
+    kept = {target: list(card["calibration"]["restoration"]) for target, card in cards.items()}
+    assert kept == {name: [name] for name in ("density", "velocity", "momentum")}
+    mean = observed.recon.predict(folder, precision="float32")
+    restored = observed.recon.predict(folder, precision="float32", restore_power=True)
+    expected = calibration.restore(mean["momentum"], cards["momentum"])
+    np.testing.assert_array_equal(restored["momentum"], expected)
+    alone = cf.predict_momentum(observed, folder, precision="float32", restore_power=True)
+    np.testing.assert_array_equal(alone, expected)
+    assert float(abs(expected - mean["momentum"]).max()) > 1

@@ -88,7 +88,8 @@ def calibrate(
     options = {"device": device, "precision": precision, "tile": None, "progress": False}
     with tempfile.TemporaryDirectory(prefix="cosmofields-") as folder:
         pairs = _Pairs(loaded, cards, Path(folder), los, measured, options)
-        for path in track([*boxes, *validation], progress, "networks"):
+        every = list(dict.fromkeys(map(str, (*boxes, *validation))))
+        for path in track(every, progress, "networks"):
             pairs.run(path)
         _find_mean(pairs, boxes, validation)
         sums = Measurement(measured)
@@ -125,7 +126,7 @@ class _Pairs:
         self.options = options
         self.kept: dict[tuple[str, int], Path] = {}
 
-    def run(self, path: str | Path) -> None:
+    def run(self, path: str) -> None:
         """Run the networks over a box and keep what they make."""
         observed = _observed(path, self.cards["density"]["trained_for"], self.los)
         for n in self.symmetries:
@@ -133,7 +134,7 @@ class _Pairs:
             file = self.folder / f"{len(self.kept)}.pickle"
             with file.open("wb") as handle:
                 pickle.dump((made, observed.drop_vars(observed.data_vars)), handle)
-            self.kept[str(path), n] = file
+            self.kept[path, n] = file
 
     def of(self, path: str | Path) -> Iterator[tuple[int, xr.Dataset, xr.Dataset]]:
         """Number of symmetries, fields and truth, for each number."""

@@ -54,11 +54,14 @@ def random_halos(cosmology, n=20_000, seed=0):
 # --- halos ---
 
 
-@pytest.mark.parametrize("weighting", ["mass", "number"])
+@pytest.mark.parametrize("weighting", ["mass", "bin", "number"])
 def test_halo_density_against_plain_numpy(tracers, plain_cic, weighting):
     field = paint(tracers, 16, weighting=weighting)["halo_density"]
     mass = tracers["mass"].values.astype(np.float64)
     weight = mass if weighting == "mass" else np.ones_like(mass)
+    if weighting == "bin":
+        for of in (tracers["mass_bin"].values == i for i in range(4)):
+            weight[of] = mass[of].mean()
     for i in range(4):
         rows = (tracers["mass_bin"] == i).values
         expected = plain_cic(
@@ -67,7 +70,7 @@ def test_halo_density_against_plain_numpy(tracers, plain_cic, weighting):
         np.testing.assert_allclose(field[i], expected, rtol=1e-5, atol=1e-5 * expected.max())
 
 
-@pytest.mark.parametrize("weighting", ["mass", "number"])
+@pytest.mark.parametrize("weighting", ["mass", "bin", "number"])
 @pytest.mark.parametrize("n_grid", [16, [12, 7, 2], (9, 9, 16)], ids=str)
 def test_bins_sum_to_a_mean_of_one(tracers, weighting, n_grid):
     field = paint(tracers, n_grid, weighting=weighting)["halo_density"]
@@ -92,7 +95,7 @@ def test_share_and_noise_of_a_bin(tracers):
         assert float(weighted["shot_noise"][i]) == pytest.approx(noise, rel=1e-6)
 
 
-@pytest.mark.parametrize("weighting", ["mass", "number"])
+@pytest.mark.parametrize("weighting", ["mass", "bin", "number"])
 def test_shot_noise_is_the_power_of_a_random_catalogue(cosmology, weighting):
     """White noise of that power, but for the window of the painting."""
     halos = select(random_halos(cosmology), [1e-4, 5e-4, 2.5e-3])
@@ -158,7 +161,9 @@ def test_the_input_stays_as_it_is(halos):
 
 
 def test_what_cannot_be_painted(tracers, halos):
-    with pytest.raises(CatalogError, match="weighting='volume'; expected 'mass' or 'number'"):
+    with pytest.raises(
+        CatalogError, match="weighting='volume'; expected 'mass', 'bin' or 'number'"
+    ):
         paint(tracers, 8, weighting="volume")
     with pytest.raises(MissingVariableError, match="weighting='mass' needs `mass`.*'number'"):
         paint(tracers.drop_vars("mass"), 8)
@@ -382,7 +387,7 @@ def lazily(catalog, dim, *, but=()):
     )
 
 
-@pytest.mark.parametrize("weighting", ["mass", "number"])
+@pytest.mark.parametrize("weighting", ["mass", "bin", "number"])
 def test_lazy_halos(tracers, weighting, count_computes, no_computes):
     lazy = lazily(tracers, "halo", but=("mass", "mass_bin"))
     with no_computes():

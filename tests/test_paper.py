@@ -86,7 +86,7 @@ def test_inputs_are_eqs_2_and_3_by_hand(
     close(x[5:], eqs_2_and_3(observed["halo_density"], 1.8)[target])
 
 
-@pytest.mark.parametrize("weighting", ["mass", "number"])
+@pytest.mark.parametrize("weighting", ["bin", "number"])
 def test_beta_is_eq_4_of_the_training_boxes(
     weighting: str, box_file: Path, make_box: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ boxes = ["a.h5", "c.h5"]
 validation = ["b.zarr"]
 out = "here"
 density_model = "there"
+start = "before"
 workers = 2
 devices = 4
 [observation]
@@ -62,7 +63,7 @@ seed = 7
 """
     from_file = run(text, tmp_path)
     options = (
-        "velocity --boxes a.h5 c.h5 --validation b.zarr --out here --density-model there "
+        "velocity --boxes a.h5 c.h5 --validation b.zarr --out here --density-model there --start before "
         "--workers 2 --devices 4 --number-density 0.001 --weighting number --architecture paper "
         "--widths 8 16 32 --dropout 0.2 --steps 10 --settle-steps 20 --steps-per-epoch 5 "
         "--patience 3 --batch-size 4 --crop 32 --margin 4 --learning-rate 0.001 "
@@ -88,13 +89,22 @@ seed = 7
         seed=7,
     )
     assert from_file == TrainingRun(
-        from_file.config, ("a.h5", "c.h5"), ("b.zarr",), "here", "there", 2, 4
+        from_file.config,
+        ("a.h5", "c.h5"),
+        ("b.zarr",),
+        "here",
+        density_model="there",
+        start="before",
+        workers=2,
+        devices=4,
     )
     # The card's command leads back to the configuration.
     words = shlex.split(command(from_file.config, ["x/a.h5", "c.h5"], ["b.zarr"]))
     again = run_of(_parser().parse_args(words[1:]))
     assert again.config == from_file.config
     assert (again.boxes, again.validation) == (("a.h5", "c.h5"), ("b.zarr",))
+    words = shlex.split(command(from_file.config, ["a.h5"], ["b.zarr"], "models/first"))
+    assert run_of(_parser().parse_args(words[1:])).start == "first"
 
 
 def test_every_key_is_an_option() -> None:

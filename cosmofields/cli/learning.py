@@ -149,7 +149,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--number-density", nargs="+", type=float, help="of the mass bins, cumulative, (h/Mpc)^3"
     )
-    parser.add_argument("--weighting", choices=("mass", "number"), help="what a halo counts")
+    parser.add_argument("--weighting", choices=("mass", "bin", "number"), help="what a halo counts")
     parser.add_argument("--architecture", choices=("residual", "paper"))
     parser.add_argument("--widths", nargs="+", type=int, help="channels of each level")
     parser.add_argument("--dropout", type=float, help="of the paper's architecture")

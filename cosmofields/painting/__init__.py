@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ..kernels.mesh import Sorted, Tiling
     from ..kernels.slabs import Slab
 
-WEIGHTINGS = ("mass", "number")
+WEIGHTINGS = ("mass", "bin", "number")
 # Rows that one task sorts, if chunks are smaller: fewer would not amortise a pass over the mesh.
 ROWS = 2**21
 # Slabs for each thread, so that none waits for the fullest.
@@ -65,9 +65,9 @@ def paint(
         bin), in real or redshift space.
     n_grid : int or three
         Cells per axis (``Nmesh`` in nbodykit, ``grid`` in Pylians).
-    weighting : {"mass", "number"}
-        What a halo counts: its mass (the paper's "with M_halo weighting", so that a bin weighs in
-        proportion to the mass in it), or 1.
+    weighting : {"mass", "bin", "number"}
+        What a halo counts: its mass; the mean mass of its bin (the paper's "with M_halo
+        weighting": each interval weighs in proportion to its mass); or 1.
     interlaced : bool
         Combine two meshes, half a cell apart, whose odd aliases cancel (Sefusatti et al. 2016,
         MNRAS 460, 3624): for spectra up to Nyquist.  A mode with a component at its Nyquist
@@ -94,15 +94,15 @@ def paint(
     """
     dim = check_catalog(halos)
     if weighting not in WEIGHTINGS:
-        raise CatalogError(f"weighting={weighting!r}; expected 'mass' or 'number'")
-    if weighting == "mass" and "mass" not in halos:
+        raise CatalogError(f"weighting={weighting!r}; expected 'mass', 'bin' or 'number'")
+    if weighting != "number" and "mass" not in halos:
         raise MissingVariableError(
-            "weighting='mass' needs `mass` in the catalogue; or paint(..., weighting='number')"
+            f"{weighting=} needs `mass` in the catalogue; or paint(..., weighting='number')"
         )
     grid = make_grid(n_grid, box_lengths(halos))
     n = halos.sizes[dim]
-    weight = halos["mass"].values.astype(np.float64) if weighting == "mass" else np.ones(n)
-    if weighting == "mass":
+    weight = halos["mass"].values.astype(np.float64) if weighting != "number" else np.ones(n)
+    if weighting != "number":
         check_masses(weight)
     binned = "mass_bin" in halos
     bins = halos["mass_bin"].values if binned else np.zeros(n, np.int8)
@@ -114,15 +114,17 @@ def paint(
 
     position = halos["position"].transpose(dim, "component").data
     factor = np.prod(grid.shape) / sums.sum()
+    columns = {"weight": np.full_like(position[:, 0], factor, dtype=np.float32)}
     if weighting == "mass":
-        columns = {"weight": (halos["mass"].data.astype(np.float64) * factor).astype(np.float32)}
-    else:
-        columns = {"weight": np.full_like(position[:, 0], factor, dtype=np.float32)}
+        columns["weight"] = (halos["mass"].data.astype(np.float64) * factor).astype(np.float32)
     if binned:
         columns["bins"] = halos["mass_bin"].data.astype(np.int16)
     lazy = is_lazy(halos)
     painted = partial(_bins, grid=grid, columns=columns, n_bins=n_bins, lazy=lazy)
     data = combined(painted, position, grid) if interlaced else painted(position)
+    if weighting == "bin":  # painted as 1 each, for halos of a bin weigh the same
+        means = sums / np.maximum(np.bincount(bins, minlength=n_bins), 1)
+        weight, data = means[bins], data * means.astype(np.float32).reshape(-1, 1, 1, 1)
     if lazy:
         data = data.rechunk(chunk_shape(data.shape))
     share = sums / sums.sum()

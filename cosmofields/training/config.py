@@ -26,7 +26,7 @@ class TrainingConfig:
         Passed to the network, e.g. ``{"widths": [16, 64, 128]}``.
     number_density : sequence of float
         Cumulative number densities of the mass bins, (h/Mpc)^3.
-    weighting : {"mass", "number"}
+    weighting : {"mass", "bin", "number"}
         What a halo counts, see :func:`~cosmofields.painting.paint`.
     steps : int
         Optimiser steps of the main phase, rounded up to whole epochs.

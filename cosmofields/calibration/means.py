@@ -50,7 +50,8 @@ def recalibrate(density: xr.DataArray, card: Card, *, symmetries: int = 1) -> xr
     """The mean of the true density where a network predicts this one.
 
     A network falls short of that in clusters, which are few.  The factor is a table over the
-    prediction, monotone; on the boxes that made it the mean density stays.
+    prediction, monotone, and scaled so that the mean density of the validation boxes is the true
+    one.
 
     Parameters
     ----------
@@ -112,18 +113,14 @@ class MeanMeasurement:
         there = counts >= FEWEST
         means = [sums[1, there] / sums[0, there] for sums in self.sums.values()]
         nodes = np.asarray(np.exp(np.log(means).mean(axis=0)), np.float64)
-        rows = [rounded(self._ratio(sums, there, nodes)) for sums in self.sums.values()]
+        rows = [rounded(self._ratio(sums[:, there], nodes)) for sums in self.sums.values()]
         return {"density": rounded(nodes), "ratio": rows}
 
     @staticmethod
-    def _ratio(sums: Array, there: NDArray[np.bool_], nodes: Array) -> Array:
-        count, predicted, true = sums[:, there]
+    def _ratio(sums: Array, nodes: Array) -> Array:
+        count, predicted, true = sums
         log_node = np.log(nodes)
         # Monotone by as much as the table must be to be undone.
         steep = log_node + np.log(true / predicted) - LEAST_SLOPE * log_node
         monotone = isotonic_regression(steep, weights=count).x + LEAST_SLOPE * log_node
-        log_ratio = monotone - log_node
-        # Mass is kept, each bin at its mean; a network with a linear output may go below 0.
-        means = np.maximum(sums[1] / np.maximum(sums[0], 1), nodes[0])
-        ratio = np.exp(np.interp(np.log(means), log_node, log_ratio))
-        return np.asarray(np.exp(log_ratio) * (sums[1].sum() / (sums[1] * ratio).sum()), np.float64)
+        return np.asarray(np.exp(monotone - log_node), np.float64)

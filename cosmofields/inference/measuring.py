@@ -156,12 +156,27 @@ def _find_mean(
     before = _density_scores(pairs, validation)
     found = pairs.cards["density"]["calibration"]
     found["mean"] = sums.table()
+    # Mass is conserved: the table has the shape, and the mean is that of the validation boxes.
+    mass = np.mean([_means(pairs, path) for path in validation], axis=0)
+    for i, (mine, true) in enumerate(mass):
+        found["mean"]["ratio"][i] = [
+            float(f"{value:.5g}") for value in np.multiply(found["mean"]["ratio"][i], true / mine)
+        ]
     after = _density_scores(pairs, validation)
     log.info("recalibration of the density: %s before, %s after", before, after)
     if np.all(np.less(after["rms_error"], before["rms_error"])):
         found["mean"] |= {"validation": {"before": before, "after": after}}
     else:
         del found["mean"]
+
+
+def _means(pairs: _Pairs, path: str | Path) -> list[tuple[float, float]]:
+    """Mean density predicted and true, by number of symmetries."""
+    found = []
+    for _, fields, true in pairs.of(path):
+        mine, other = (ds["density"].mean(dtype=np.float64) for ds in (fields, true))
+        found.append((float(mine), float(other)))
+    return found
 
 
 def _density_scores(pairs: _Pairs, validation: Sequence[str | Path]) -> dict[str, list[float]]:

@@ -88,6 +88,8 @@ def test_train_both_steps_and_use_them(
         assert card["trained_for"]["number_density"] == list(NUMBER_DENSITY)
         assert card["trained_for"]["redshift"] == 0.59
         assert np.isfinite(card["training"]["validation_loss"])
+        assert card["training"]["seconds"] >= 0
+        assert "threads of" in card["training"]["machine"] or torch.cuda.is_available()
         curve = next((out / f"{target}-log").rglob("metrics.csv")).read_text()
         assert "val_loss" in curve
     figure = plot_training(out)

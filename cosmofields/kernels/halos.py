@@ -92,14 +92,12 @@ def friends_of_friends(
         yield groups._replace(position=np.where(centre < sides, centre, 0.0))
 
 
-def _between(
-    x: NDArray[np.float32], start: float, length: float, side: float
-) -> NDArray[np.int64]:
+def _between(x: NDArray[np.float32], start: float, length: float, side: float) -> NDArray[np.int64]:
     """Rows from ``start`` to ``start + length``, periodic; block by block, for x may be long."""
-    found = [
-        begin + np.flatnonzero((x[begin : begin + BLOCK].astype(np.float64) - start) % side < length)
-        for begin in range(0, len(x), BLOCK)
-    ]
+    found = []
+    for begin in range(0, len(x), BLOCK):
+        block = x[begin : begin + BLOCK].astype(np.float64)
+        found.append(begin + np.flatnonzero((block - start) % side < length))
     return np.concatenate(found)
 
 

@@ -143,9 +143,15 @@ class Checkpoints(callbacks.Checkpoint):
         self.loss = np.inf
         self.epoch = -1
         self.weights: dict[str, torch.Tensor] | None = None
+        self.seconds = 0.0
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Fit) -> None:
+        """Start the clock."""
+        self.began = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Fit) -> None:
         """Write; Lightning calls this after the other callbacks, and after validation."""
+        self.seconds += time.perf_counter() - self.began
         trainer.save_checkpoint(self.path)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Fit, checkpoint: dict[str, Any]) -> None:
@@ -158,12 +164,18 @@ class Checkpoints(callbacks.Checkpoint):
                 name: value.detach().cpu().clone()
                 for name, value in checkpoint["state_dict"].items()
             }
-        checkpoint["best"] = {"loss": self.loss, "epoch": self.epoch, "weights": self.weights}
+        checkpoint["best"] = {
+            "loss": self.loss,
+            "epoch": self.epoch,
+            "weights": self.weights,
+            "seconds": self.seconds,
+        }
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Fit, checkpoint: dict[str, Any]) -> None:
         """Go on with the best so far."""
         best = checkpoint["best"]
         self.loss, self.epoch, self.weights = best["loss"], best["epoch"], best["weights"]
+        self.seconds = best["seconds"]
 
 
 class Progress(callbacks.Callback):
@@ -260,8 +272,14 @@ def run_fit(
     progress: bool,
     extra: Sequence[Any] = (),
     devices: int = 1,
-) -> float:
-    """Fit, or go on with a fit; leave the best averaged weights in ``fit``; return their loss."""
+) -> tuple[float, float]:
+    """Fit, or go on with a fit; leave the best averaged weights in ``fit``.
+
+    Returns
+    -------
+    loss, seconds
+        Of the best weights on the validation crops; of the epochs, those before a kill included.
+    """
     config = fit.config
     last, logs = out / f"{config.target}-checkpoints" / "last.ckpt", f"{config.target}-log"
     best = Checkpoints(last)
@@ -306,4 +324,4 @@ def run_fit(
             f"its curve is in {str(out / logs)!r}. Try a lower learning rate."
         )
     fit.load_state_dict(best.weights)
-    return best.loss
+    return best.loss, best.seconds

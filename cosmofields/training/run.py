@@ -131,7 +131,7 @@ def train(
         for path in track(stores, progress, "loading the boxes")
     ]
     data = loaders(config, files[:n_train], files[n_train:], workers, devices)
-    score = run_fit(fit, data, out, progress, extra, devices)
+    score, seconds = run_fit(fit, data, out, progress, extra, devices)
     card = {
         "name": f"{config.architecture}-{config.target}",
         "target": config.target,
@@ -147,6 +147,8 @@ def train(
             "lines_of_sight": list(AXES),
             "validation": [Path(path).name for path in validation],
             "validation_loss": score,
+            "seconds": round(seconds),
+            "machine": _machine(devices),
             **lineage,
             **{f"{target}_model": card["name"] for target, (_, card) in earlier.items()},
             "versions": {
@@ -158,6 +160,18 @@ def train(
         "scores": {},
     }
     return save_model(fit.model, card, out)
+
+
+def _machine(devices: int) -> str:
+    """What the fit ran on, in words."""
+    if torch.cuda.is_available():
+        return f"{devices} x {torch.cuda.get_device_name()}"
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return f"{torch.get_num_threads()} threads of {next(names, platform.machine())}"
 
 
 def _earlier(fit: Fit, directory: str | Path) -> dict[str, Loaded]:

@@ -64,7 +64,8 @@ seed = 7
     from_file = run(text, tmp_path)
     options = (
         "velocity --boxes a.h5 c.h5 --validation b.zarr --out here --density-model there "
-        "--start before --workers 2 --devices 4 --number-density 0.001 --weighting number --architecture paper "
+        "--start before --workers 2 --devices 4 --number-density 0.001 --weighting number "
+        "--architecture paper "
         "--widths 8 16 32 --dropout 0.2 --steps 10 --settle-steps 20 --steps-per-epoch 5 "
         "--patience 3 --batch-size 4 --crop 32 --margin 4 --learning-rate 0.001 "
         "--ema-decay 0.99 --precision 32-true --seed 7"

@@ -552,3 +552,17 @@ def test_the_momentum_is_calibrated_in_its_own_card(
     alone = cf.predict_momentum(observed, folder, precision="float32", restore_power=True)
     np.testing.assert_array_equal(alone, expected)
     assert float(abs(expected - mean["momentum"]).max()) > 1
+
+
+def test_a_momentum_lazily(
+    with_momentum: Path, observed: xr.Dataset, count_computes: Callable[..., Any]
+) -> None:
+    chunked = observed.chunk(x=16, mass_bin=1)
+    with count_computes() as computes:
+        lazy = cf.predict(chunked, with_momentum, precision="float32")
+        assert computes.total == 0
+    eager = cf.predict(observed, with_momentum, precision="float32")
+    for name, field in eager.items():
+        assert lazy[name].chunks
+        scale = float(field.std())
+        np.testing.assert_allclose(lazy[name].compute(), field, atol=1e-4 * scale, err_msg=name)

@@ -279,6 +279,37 @@ def test_a_network_for_the_momentum_has_a_stage(
     assert float(abs(tree["reconstructed"].momentum - product).max()) > 10
 
 
+def test_linear_fields_that_the_paper_sees(
+    models: Path, tracers: xr.Dataset, tmp_path: Path
+) -> None:
+    # Its velocity and momentum networks see eqs. 2 and 3, each by the bias of its own card.
+    folder = shutil.copytree(models, tmp_path / "models")
+    torch.manual_seed(3)
+    for target, bias in (("velocity", 1.5), ("momentum", 1.4)):
+        network = build("paper", target, n_bins=4, widths=[4, 4, 4])
+        card = {
+            **load_cards(folder)["velocity"],
+            "name": f"paper-{target}",
+            "target": target,
+            "architecture": {"name": "paper", "options": network.options},
+            "linear_bias": {"power_ratio": bias},
+        }
+        save_model(network, card, folder)
+    options = {"precision": "float32", "allow_mismatch": True}
+    path = tmp_path / "a.zarr"
+    tree = reconstruct(tracers, path, model=folder, n_grid=32, progress=False, **options)
+    observed = cf.paint(tracers, 32)
+    expected = observed.recon.predict(folder, **options)
+    for name in FIELDS:
+        scale = float(expected[name].std())
+        got = tree["reconstructed"][name]
+        np.testing.assert_allclose(got, expected[name], atol=1e-4 * scale, err_msg=name)
+    for name, bias in (("velocity", 1.5), ("momentum", 1.4)):
+        seen = cf.linear_theory(observed, method="paper", bias=bias)[name]
+        got = tree["linear"][name]
+        np.testing.assert_allclose(got, seen, atol=1e-5 * float(seen.std()), err_msg=name)
+
+
 def test_other_tables_are_another_reconstruction(
     everything: Path, complete: Path, tracers: xr.Dataset, tmp_path: Path
 ) -> None:

@@ -162,7 +162,9 @@ def predict_density(
     Returns
     -------
     DataArray, dims (x, y, z)
-        ``density`` = 1 + delta, positive; lazy if ``observed`` is.
+        ``density`` = 1 + delta, positive; lazy if ``observed`` is.  Where the model's card has a
+        table for it, the mean of the true density is made of what the network says, and the
+        attribute ``recalibrated`` says so; see :mod:`~cosmofields.calibration`.
 
     Raises
     ------

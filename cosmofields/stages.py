@@ -88,9 +88,10 @@ def digest(*parts: bytes) -> str:
 
 
 def rows(table: xr.Dataset, names: Sequence[str]) -> Iterator[bytes]:
-    """Columns of a catalogue in memory, for :func:`digest`."""
+    """Those columns that a catalogue in memory has, for :func:`digest`."""
     for name in names:
-        yield np.ascontiguousarray(table[name].values).tobytes()
+        if name in table:
+            yield np.ascontiguousarray(table[name].values).tobytes()
 
 
 def moments(field: xr.DataArray) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ fields to physical fields; every scaling is inside, so training and inference ca
 it.  The last spatial axis is the line of sight.
 """
 
+from ..zoo import zoo
 from .models import MODELS, RESIDUAL_SCALE, VELOCITY_SCALE, FieldModel, build
 from .networks import DoubleConv, PaperUNet, ResidualUNet
 from .saved import (
@@ -18,7 +19,6 @@ from .saved import (
     model_folder,
     save_model,
     write_card,
-    zoo,
 )
 from .starting import start_from, weights_digest
 

@@ -1,10 +1,9 @@
-"""The saved model: weights and a card; the zoo: those that ship, by name."""
+"""The saved model: weights and a card."""
 
 from __future__ import annotations
 
 import json
 import os
-from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from ..conventions import ModelMismatchError, StoreError, listing
+from ..zoo import zoo
 from .models import FieldModel, build
 
 CARD_VERSION = 1
@@ -40,13 +40,6 @@ def save_model(model: FieldModel, card: Card, directory: str | Path) -> Path:
     for suffix, content in files.items():
         _replace(directory / f"{model.target}.{suffix}", content)
     return directory / f"{model.target}.json"
-
-
-def zoo() -> dict[str, Path]:
-    """Names and directories of the models that ship, the default first."""
-    root = Path(str(resources.files("cosmofields"))) / "data" / "models"
-    names = sorted(card.parent.name for card in root.glob("*/density.json"))
-    return {name: root / name for name in sorted(names, key=lambda name: name != "default")}
 
 
 def model_folder(source: str | Path) -> Path:
@@ -119,7 +112,8 @@ def load_model(target: str, source: str | Path = "default") -> tuple[FieldModel,
     StoreError
         If a file is missing, truncated, or of another format.
     ModelMismatchError
-        If the weights do not fit the architecture that the card names.
+        If the weights do not fit the architecture that the card names, or the model was trained on
+        other inputs than that architecture takes today.
     """
     folder = model_folder(source)
     card = _read_card(target, folder, source)
@@ -131,6 +125,12 @@ def load_model(target: str, source: str | Path = "default") -> tuple[FieldModel,
     except (OSError, SafetensorError) as error:
         raise _unreadable(target, source, error) from error
     model = build(name, target, **options)
+    if "inputs" in card and tuple(card["inputs"]) != model.inputs:
+        raise ModelMismatchError(
+            f"The {target} model in {os.fspath(source)!r} was trained on {listing(card['inputs'])} "
+            f"as its inputs; {name!r} models of this cosmofields see {listing(model.inputs)}: "
+            "train it again"
+        )
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -1,9 +1,4 @@
-"""Halo catalogues: making and checking one, selection by number density, mass bins, redshift space.
-
-A catalogue is a Dataset of ``position(halo, component)`` in Mpc/h, ``velocity(halo, component)`` in
-km/s (peculiar) and ``mass(halo)`` in Msun/h, with the box facts in its attributes.  A lazy
-catalogue stays lazy, but for its masses, by which halos are ranked.
-"""
+"""A catalogue from bare arrays, a field likewise; what is checked of their columns."""
 
 from __future__ import annotations
 
@@ -15,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from .conventions import (
+from ..conventions import (
     AXES,
     CATALOG_FIELDS,
     COMPONENTS,
@@ -28,16 +23,12 @@ from .conventions import (
     check_los,
     check_periodic,
     check_units,
-    is_lazy,
     listing,
     make_grid,
     parse_box_size,
     step,
 )
-from .cosmology import as_cosmology, cosmology_of, parse_redshift, redshift_of
-
-# The paper's four mass bins, by cumulative number density in (h/Mpc)^3.
-NUMBER_DENSITY = (1e-4, 1e-3, 2e-3, 3e-3)
+from ..cosmology import as_cosmology, cosmology_of, parse_redshift, redshift_of
 
 
 def from_arrays(
@@ -334,145 +325,6 @@ def velocity_of(catalog: xr.Dataset, what: str) -> xr.DataArray:
             "from_arrays(position, velocity, ...)"
         )
     return catalog["velocity"].transpose(row_dim(catalog), "component")
-
-
-def select(
-    halos: xr.Dataset,
-    number_density: Sequence[float] = NUMBER_DENSITY,
-    *,
-    seed: int = 0,
-) -> xr.Dataset:
-    """The most massive halos, cut and binned by cumulative number density.
-
-    Masses come in steps of the particle mass and files are ordered in space, so halos of equal mass
-    are ranked at random: a plain cut would tilt the density across the box.
-
-    Parameters
-    ----------
-    halos : Dataset
-        Catalogue with ``mass``.
-    number_density : sequence of float
-        Cumulative number densities in (h/Mpc)^3, rising; bin i holds the halos between the
-        (i-1)-th and the i-th, the heaviest first.  Default: the paper's four bins.
-    seed : int
-        Of the random ranking of equal masses.
-
-    Returns
-    -------
-    Dataset
-        The selected halos, heaviest first, with ``mass_bin`` (halo): 0 is the heaviest bin.
-
-    Raises
-    ------
-    CatalogError
-        If the catalogue has too few halos, a bin would be empty, masses are no masses in Msun/h, or
-        the seed is no whole number.
-    MissingVariableError, MissingAttributeError
-        If there are no masses, or no box size.
-    """
-    dim = row_dim(halos)
-    if "mass" not in halos:
-        raise MissingVariableError("No `mass` in this catalogue; halos are ranked by it")
-    if not (isinstance(seed, int | np.integer) and seed >= 0):
-        raise CatalogError(
-            f"seed={seed!r}; expected a whole number, at least 0, so that the selection can be "
-            "repeated"
-        )
-    edges = np.asarray(number_density, dtype=float)
-    rising = edges.ndim == 1 and edges.size > 0 and (np.diff(edges, prepend=0.0) > 0).all()
-    if not (rising and np.isfinite(edges[-1])):
-        raise CatalogError(
-            f"number_density={number_density!r}; expected rising cumulative densities in "
-            f"(h/Mpc)^3, e.g. {list(NUMBER_DENSITY)}"
-        )
-    volume = float(np.prod(box_lengths(halos)))
-    ranks = np.rint(edges * volume).astype(int)
-    n = halos.sizes[dim]
-    if ranks[-1] > n:
-        raise CatalogError(
-            f"number_density={edges[-1]:g} (h/Mpc)^3 needs {ranks[-1]} halos in {volume:g} "
-            f"(Mpc/h)^3; the catalogue has {n}, that is {n / volume:.3g} (h/Mpc)^3"
-        )
-    counts = np.diff(ranks, prepend=0)
-    if (counts == 0).any():
-        raise CatalogError(
-            f"Mass bin {int(np.argmin(counts))} is empty: number_density={listing(edges)} times "
-            f"the volume {volume:g} (Mpc/h)^3 gives {listing(counts)} halos a bin"
-        )
-    mass = halos["mass"].values
-    check_masses(mass)
-    shuffled = np.random.default_rng(seed).permutation(n)
-    order = shuffled[np.argsort(-mass[shuffled], kind="stable")][: ranks[-1]]
-    chosen = halos.isel({dim: order})
-    chosen["mass_bin"] = (
-        dim,
-        np.repeat(np.arange(len(counts), dtype=np.int8), counts),
-        {"long_name": "mass bin, 0 the heaviest"},
-    )
-    return chosen.assign_attrs(
-        number_density=[float(edge) for edge in edges],
-        selection_seed=int(seed),
-        history=step(halos, f"select: {ranks[-1]} of {n} halos")["history"],
-    )
-
-
-def to_redshift_space(catalog: xr.Dataset, los: str = "z") -> xr.Dataset:
-    """Shift positions along ``los`` by their peculiar velocity: s = r + v_los / (a H).
-
-    Parameters
-    ----------
-    catalog : Dataset
-        In real space.
-    los : {"x", "y", "z"}
-        Line of sight, one for the whole box (plane-parallel).
-
-    Returns
-    -------
-    Dataset
-        With ``position`` wrapped into the box and attributes ``space="redshift"``, ``los``; lazy if
-        ``catalog`` is.
-
-    Raises
-    ------
-    CatalogError
-        If the catalogue is in redshift space already, or positions lie outside the box (of a lazy
-        catalogue, when they are computed).
-    MissingVariableError, MissingAttributeError
-        If velocities, box size, redshift or cosmology are missing.
-    """
-    dim = row_dim(catalog)
-    axis = AXES.index(check_los(los))
-    if catalog.attrs.get("space") == "redshift":
-        raise CatalogError(
-            f"The catalogue is in redshift space already (los={catalog.attrs.get('los')!r})"
-        )
-    lengths = box_lengths(catalog)
-    rate = float(cosmology_of(catalog).aH(redshift_of(catalog)))
-    velocity = velocity_of(catalog, "to_redshift_space")
-    position = catalog["position"].transpose(dim, "component")
-    data, speed = position.data, velocity.data[:, axis]
-    if is_lazy(position, velocity):
-        data = da.asarray(data).rechunk({1: -1})
-        speed = da.asarray(speed).rechunk({0: data.chunks[0]})[:, None]
-        shifted = da.map_blocks(
-            _shift, data, speed, axis, rate, lengths, dtype=np.float32, meta=data._meta
-        )
-    else:
-        shifted = _shift(data, speed[:, None], axis, rate, lengths)
-    moved = catalog.assign(position=position.copy(data=shifted))
-    return moved.assign_attrs(
-        {**step(catalog, f"to_redshift_space: los={los}"), "space": "redshift", "los": los}
-    )
-
-
-def _shift(
-    position: NDArray[Any], speed: NDArray[Any], axis: int, rate: float, lengths: Sequence[float]
-) -> NDArray[np.float32]:
-    # Wrapping would hide positions that never belonged to this box.
-    check_positions(position, lengths)
-    shifted = position.astype(np.float64)
-    shifted[:, axis] += speed[:, 0] / rate
-    return wrap(shifted, lengths)
 
 
 def check_catalog(catalog: xr.Dataset) -> str:

@@ -1,0 +1,55 @@
+"""The models that ship, by name, and which of them is for which catalogue; reads cards only."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from .conventions import listing
+
+
+def zoo() -> dict[str, Path]:
+    """Names and directories of the models that ship, the default first."""
+    root = Path(str(resources.files("cosmofields"))) / "data" / "models"
+    names = sorted(card.parent.name for card in root.glob("*/density.json"))
+    return {name: root / name for name in sorted(names, key=lambda name: name != "default")}
+
+
+def advice(number_density: float, *, masses: bool) -> str:
+    """Which model that ships is for a catalogue, and what to type for it.
+
+    Parameters
+    ----------
+    number_density : float
+        Of all its halos, in (h/Mpc)^3.
+    masses : bool
+        Whether it has them.
+
+    Returns
+    -------
+    str
+        A sentence or two: of the models for at most as many halos, that for the most.
+    """
+    wanted: dict[str, dict[str, Any]] = {
+        name: json.loads((folder / "density.json").read_text())["trained_for"]
+        for name, folder in zoo().items()
+    }
+    fitting = [
+        name
+        for name, how in wanted.items()
+        if how["number_density"][-1] <= number_density
+        and (masses or (len(how["number_density"]) == 1 and how["weighting"] == "number"))
+    ]
+    if not fitting:
+        return (
+            f"None of the models that ship ({listing(wanted)}) is for such a catalogue: train one "
+            "(docs/training.md)"
+        )
+    name = max(fitting, key=lambda name: wanted[name]["number_density"][-1])
+    how = wanted[name]
+    return (
+        f"A model that ships for such a catalogue: model={name!r}, with "
+        f"select(number_density={how['number_density']}) and paint(weighting={how['weighting']!r})"
+    )

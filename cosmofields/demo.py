@@ -13,7 +13,7 @@ from rich.console import Console
 
 from . import tutorial
 from .catalog import select, to_redshift_space
-from .conventions import MissingExtraError, StoreError, box_lengths, check_filled
+from .conventions import MissingExtraError, StoreError, box_lengths, check_filled, listing
 from .evaluation import evaluate, format_table, scores_table
 from .inference import check_box, predict
 from .linear import linear_bias, linear_theory
@@ -52,8 +52,9 @@ def demo(
         See :func:`~cosmofields.readers.open_box`; default: the sample in the package.
     los : {"x", "y", "z"}
         Line of sight.
-    model : path or ``"default"``
-        Directory of saved models.
+    model : name or path
+        One that ships (``cosmofields models``), or a directory of saved models.  The tracers are
+        those that it was trained for: number density, mass bins, weighting.
     command : str, optional
         What was typed, for the report.
     console : rich.console.Console, optional
@@ -62,7 +63,9 @@ def demo(
     Returns
     -------
     dict
-        The scores, as in ``scores.json``.
+        The scores, as in ``scores.json``: of linear theory (eq. 2 of the paper, one Wiener filter
+        for all halos, one a mass bin) and of the network.  Halos that count 1 each in a single bin
+        have no filter of their own: theirs is the one for all.
 
     Raises
     ------
@@ -79,29 +82,35 @@ def demo(
     _check_output(out)
     started = time.perf_counter()
 
+    network, card = load_model("velocity", model)
+    wanted = card["trained_for"]
     halos, true = tutorial.open_dataset() if box is None else open_box(box)
     source = halos.attrs.get("source", {})
     say.print(_introduction(halos, source, los), highlight=False, soft_wrap=True)
+    say.print(_tracers(wanted, model), highlight=False, markup=False, soft_wrap=True)
 
     with timed(say, "halos: selected, in redshift space, painted"):
-        chosen = select(halos)
+        chosen = select(halos, wanted["number_density"])
         tracers = to_redshift_space(chosen, los)
         n_grid = [true.sizes[axis] for axis in ("x", "y", "z")]
-        observed = paint(tracers, n_grid)
+        observed = paint(tracers, n_grid, weighting=wanted["weighting"])
         by_number = paint(tracers.drop_vars("mass_bin"), n_grid, weighting="number")
-        network, card = load_model("velocity", model)
         check_box(observed, card, network.coarsest)
         true = true.load()
         check_filled(true["density"], "the true fields")
 
-    with timed(say, "linear theory: eq. 2, Wiener filter, Wiener filter by mass bin"):
+    # One bin of halos that count 1 each: the filter by bin would be the filter of all.
+    binned = len(wanted["number_density"]) > 1 or wanted["weighting"] != "number"
+    what = "linear theory: eq. 2, Wiener filter" + ", Wiener filter by mass bin" * binned
+    with timed(say, what):
         bias = card["linear_bias"]
         eq4 = linear_bias(by_number, true["density"])
         versions = {
             PAPER: linear_theory(by_number, method="paper", bias=eq4),
             FILTERED: linear_theory(by_number, bias=bias["all_by_number"]),
-            BY_BIN: linear_theory(observed, bias=bias["mass_bins"]),
         }
+        if binned:
+            versions[BY_BIN] = linear_theory(observed, bias=bias["mass_bins"])
 
     with timed(say, "networks: density, then velocity"):
         versions[NETWORK] = predict(observed, model)
@@ -113,7 +122,7 @@ def demo(
                 "observed": observed,
                 "halos": tracers,
                 "halos_true": chosen,
-                "linear": versions[BY_BIN],
+                "linear": versions[BY_BIN if binned else FILTERED],
                 "reconstructed": versions[NETWORK],
                 "true": true,
             }
@@ -124,7 +133,7 @@ def demo(
     # The network first: it is the one that the report is about.
     titles = {
         NETWORK: NETWORK,
-        BY_BIN: "linear, by bin",
+        **({BY_BIN: "linear, by bin"} if binned else {}),
         FILTERED: "linear, filtered",
         PAPER: "linear, eq. 2",
     }
@@ -150,6 +159,8 @@ def demo(
     scores = {
         "box": {**source, "los": los, "box_size": halos.attrs["box_size"]},
         "cell_size": observed.recon.grid.cell_size[0],
+        "model": str(model),
+        "tracers": {key: wanted[key] for key in ("number_density", "weighting")},
         "eq4_bias": eq4,
         "scores": table,
     }
@@ -166,7 +177,8 @@ def demo(
     }
     lines = [
         "",
-        "Linear theory by eq. 2, with one Wiener filter, and with one filter by mass bin; network:",
+        "Linear theory by eq. 2, with one Wiener filter"
+        + (", and with one filter by mass bin; network:" if binned else "; network:"),
         "",
         format_table(headline),
         "",
@@ -190,6 +202,21 @@ def _check_output(out: Path) -> None:
         raise StoreError(f"{str(above)!r} is not writable; give another --out")
     if out.exists():
         check_output(out / "report")
+
+
+def _tracers(wanted: dict[str, Any], model: str | Path) -> str:
+    """Which halos the demo takes, in words."""
+    cuts = wanted["number_density"]
+    bins = f"in {len(cuts)} mass bins ({listing(f'{cut:g}' for cut in cuts)})"
+    weighting = {
+        "mass": "by its mass",
+        "bin": "by the mean mass of its bin",
+        "number": "as 1",
+    }[wanted["weighting"]]
+    return (
+        f"model {model}: the heaviest {cuts[-1]:g} (h/Mpc)^3 of them, "
+        f"{bins if len(cuts) > 1 else 'in one bin'}, each weighted {weighting}"
+    )
 
 
 def _introduction(halos: xr.Dataset, source: dict[str, Any], los: str) -> str:

@@ -228,7 +228,7 @@ def no_computes() -> Callable[[], AbstractContextManager[None]]:
 def make_models() -> Callable[..., Path]:
     """Save untrained density and velocity models: ``make_models(folder, observed)``.
 
-    Their weights are random, and their card fits the box of ``observed``.
+    Their weights are random, and their card fits ``observed``: box, mass bins, weighting.
     """
 
     def make(folder: Path, observed: xr.Dataset) -> Path:
@@ -236,9 +236,11 @@ def make_models() -> Callable[..., Path]:
 
         from cosmofields.unet import build, save_model
 
+        halos = observed["halo_density"]
+        n_bins = halos.sizes["mass_bin"]
         for target in ("density", "velocity"):
             torch.manual_seed(1)
-            model = build("residual", target, n_bins=4, widths=[4, 4, 4])
+            model = build("residual", target, n_bins=n_bins, widths=[4, 4, 4])
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     scale = 0.05 if "final" in name else 0.1
@@ -249,13 +251,16 @@ def make_models() -> Callable[..., Path]:
                 "architecture": {"name": "residual", "options": model.options},
                 "trained_for": {
                     "cell_size": observed.recon.grid.cell_size[0],
-                    "number_density": list(observed.halo_density.attrs["number_density"]),
-                    "weighting": "mass",
+                    "number_density": list(halos.attrs["number_density"]),
+                    "weighting": halos.attrs["weighting"],
                     "space": "redshift",
                     "redshift": observed.attrs["redshift"],
                     "cosmology": observed.attrs["cosmology"],
                 },
-                "linear_bias": {"mass_bins": [3.0, 1.5, 1.2, 1.1], "all_by_number": [1.3]},
+                "linear_bias": {
+                    "mass_bins": [3.0, 1.5, 1.2, 1.1][:n_bins],
+                    "all_by_number": [1.3],
+                },
             }
             save_model(model, card, folder)
         return folder

@@ -161,6 +161,36 @@ def test_without_the_libraries_of_a_report_there_are_scores(
     assert list(scores) == [PAPER, FILTERED, BY_BIN, NETWORK]
 
 
+def test_demo_takes_the_tracers_of_the_model(
+    make_box: Callable[..., Path],
+    make_models: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    box = make_box(tmp_path / "box.h5", n_grid=32)
+    halos, _ = open_box(box)
+    tracers = halos.recon.select([2e-3]).recon.to_redshift_space("z")
+    models = make_models(tmp_path / "models", tracers.recon.paint(32, weighting="number"))
+    monkeypatch.setitem(sys.modules, "jinja2", None)  # the report is slow
+    out = tmp_path / "out"
+    assert main(["demo", "--box", str(box), "--model", str(models), "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert f"model {models}: the heaviest 0.002 (h/Mpc)^3 of them, in one bin, each weight" in text
+    assert "mass bin" not in text
+    found = json.loads((out / "scores.json").read_text())
+    # A filter by bin would be that of all halos.
+    assert list(found["scores"]) == [PAPER, FILTERED, NETWORK]
+    assert found["tracers"] == {"number_density": [2e-3], "weighting": "number"}
+    stored = open_store(out / "demo.zarr")
+    assert stored["halos"].sizes["halo"] == tracers.sizes["halo"]
+    field = stored["observed"]["halo_density"]
+    assert field.sizes["mass_bin"] == 1
+    assert field.attrs["weighting"] == "number"
+    assert main(["demo", "--box", str(box), "--model", "nowhere", "--out", str(out)]) == 2
+    assert "No model 'nowhere': expected one of those that ship" in capsys.readouterr().err
+
+
 def test_demo_leaves_what_is_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = tmp_path / "report" / "mine.txt"
     mine.parent.mkdir()

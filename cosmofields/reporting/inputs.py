@@ -9,7 +9,7 @@ from typing import Any
 
 import xarray as xr
 
-from ..catalog import select, to_redshift_space
+from ..catalog import NUMBER_DENSITY, select, to_redshift_space
 from ..comparison import COMPARED
 from ..conventions import (
     AXES,
@@ -105,7 +105,8 @@ def gather(
         Name of the prediction in tables and figures; by default that of its group.
     linear, observed, halos, halos_true : path, optional
         More versions; by default the groups of these names beside the prediction, else beside the
-        truth.  The halos of an HDF5 box are selected and taken to redshift space.
+        truth.  The halos of an HDF5 box are selected as those that were observed, and taken to
+        redshift space.
 
     Raises
     ------
@@ -126,7 +127,7 @@ def gather(
             more.update({name: found[0]} if found else {})
     if "halos" not in more and "box" in truth.beside:
         los = chosen.version.attrs.get("los", "z")
-        more.update(_halos_of_box(truth.beside["box"], los))
+        more.update(_halos_of_box(truth.beside["box"], los, more.get("observed")))
     # A catalogue of this name may be anything; what is asked for by name is checked further on.
     if halos is None and "halos" in more and more["halos"].attrs.get("space") != "redshift":
         del more["halos"]
@@ -168,11 +169,17 @@ def _check_comparable(chosen: Source, truth: Source) -> None:
     check_same_grid(chosen.version, truth.version)
 
 
-def _halos_of_box(halos: xr.Dataset, los: str) -> dict[str, xr.Dataset]:
-    """Tracers of a simulated box in redshift and in real space, if it has enough."""
+def _halos_of_box(
+    halos: xr.Dataset, los: str, observed: xr.Dataset | None
+) -> dict[str, xr.Dataset]:
+    """Tracers of a simulated box in redshift and in real space, if it has enough.
+
+    Those that were observed; the paper's four bins where that is not on record.
+    """
+    seen = {} if observed is None or "halo_density" not in observed else observed.halo_density.attrs
     try:
-        tracers = select(halos)
-    except CatalogError:
+        tracers = select(halos, seen.get("number_density", NUMBER_DENSITY))
+    except (CatalogError, MissingVariableError):
         return {}
     axis = los if los in AXES else "z"
     return {"halos": to_redshift_space(tracers, axis), "halos_true": tracers}

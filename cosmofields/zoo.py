@@ -9,6 +9,10 @@ from typing import Any
 
 from .conventions import listing
 
+# Beyond this relative difference in its number densities, or its cells, a box is not what a model
+# was trained for.
+TOLERANCE = 0.02
+
 
 def zoo() -> dict[str, Path]:
     """Names and directories of the models that ship, the default first."""

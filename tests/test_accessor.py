@@ -101,6 +101,13 @@ def test_repr_offers_what_the_columns_allow(halos: xr.Dataset) -> None:
     still = repr(particles.drop_vars("velocity").recon)
     assert ".paint(n_grid=128, weighting='number')" in still
     assert ".to_redshift_space" not in still
+    # Halos without masses make a single bin.
+    assert ".select([3e-3])" in still
+    seen = particles.recon.select([1e-3]).recon.to_redshift_space("z")
+    assert ".select(" not in repr(seen.recon)
+    assert ".reconstruct('fields.zarr', model='no-mass')" in repr(seen.recon)
+    matter = particles.rename(halo="particle")
+    assert ".select(" not in repr(matter.recon)
 
 
 METHODS = [

@@ -69,6 +69,8 @@ class DatasetRecon(Recon):
         steps = []
         if "mass" in ds and "mass_bin" not in ds:
             steps.append(".select(): the heaviest halos, in four mass bins")
+        if "mass" not in ds and "mass_bin" not in ds and "halo" in ds.dims:
+            steps.append(".select([3e-3]): as many halos as a model is for, in one bin")
         if space == "real" and "velocity" in ds:
             steps.append(".to_redshift_space(los='z'): shift by the peculiar velocity")
         if "mass" in ds:
@@ -79,8 +81,9 @@ class DatasetRecon(Recon):
             verb = ".paint_matter(n_grid=128)"
         steps.append(f"{verb}: cloud-in-cell fields")
         if space == "redshift":
-            if "mass" in ds:
-                steps.append(".reconstruct('fields.zarr'): all of it, out of core, in a store")
+            model = "" if "mass" in ds else ", model='no-mass'"
+            if "halo" in ds.dims:
+                steps.append(f".reconstruct('fields.zarr'{model}): all of it, out of core")
             steps.append(".to_real_space(velocity): back, by a velocity field")
         return steps
 

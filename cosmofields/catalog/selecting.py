@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..conventions import (
     step,
 )
 from ..cosmology import cosmology_of, redshift_of
-from ..zoo import advice
+from ..zoo import TOLERANCE, advice
 from .making import check_masses, check_positions, row_dim, velocity_of, wrap
 
 # The paper's four mass bins, by cumulative number density in (h/Mpc)^3.
@@ -86,10 +87,18 @@ def select(
             f"{advice(n / volume, masses=False)}"
         )
     if ranks[-1] > n:
+        # Rounded down, that no halo more is asked for.
+        whole = math.floor(n / volume * 1e6) / 1e6
+        nearly = whole >= (1 - TOLERANCE) * edges[-1] and whole > np.append(0, edges)[-2]
         raise CatalogError(
             f"number_density={edges[-1]:g} (h/Mpc)^3 needs {ranks[-1]} halos in {volume:g} "
             f"(Mpc/h)^3; the catalogue has {n}, that is {n / volume:.3g} (h/Mpc)^3. "
-            f"{advice(n / volume, masses=has_mass)}"
+            + (
+                f"Nearly enough: select(number_density={[*edges[:-1].tolist(), whole]}) is within "
+                f"the {TOLERANCE:.0%} that models allow"
+                if nearly
+                else advice(n / volume, masses=has_mass)
+            )
         )
     counts = np.diff(ranks, prepend=0)
     if (counts == 0).any():

@@ -19,6 +19,7 @@ from ..conventions import (
 from ..cosmology import as_cosmology, cosmology_of, redshift_of
 from ..linear import linear_theory, linear_velocity
 from ..unet import load_cards, zoo
+from ..zoo import TOLERANCE
 
 Bias = float | Sequence[float]
 # Linear fields that models see: the method of linear theory that makes each, and the entry of a
@@ -28,8 +29,7 @@ LINEAR = {
     "unfiltered_velocity": ("paper", "power_ratio"),
     "unfiltered_momentum": ("paper", "power_ratio"),
 }
-# Beyond these relative differences a box is not what the model was trained for.
-TOLERANCE = 0.02
+# Beyond this difference, as beyond TOLERANCE, a box is not what the model was trained for.
 REDSHIFT_TOLERANCE = 0.05
 
 

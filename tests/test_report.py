@@ -575,6 +575,20 @@ def test_gather_of_a_plain_store_and_a_box(
     # The halos of the box, of which there are enough for the paper's four bins.
     assert given["halos"].attrs["space"] == "redshift"
     assert given["halos"].sizes == given["halos_true"].sizes
+    assert len(given["halos"].attrs["number_density"]) == 4
+
+
+def test_gather_takes_the_halos_that_were_observed(
+    universe: dict[str, xr.Dataset], make_box: Callable[..., Path], tmp_path: Path
+) -> None:
+    box = make_box(tmp_path / "b.h5", n_grid=N, box_size=SIDE)
+    tracers = cf.select(cf.open_box(box)[0], [1e-3]).recon.to_redshift_space("z")
+    observed = cf.paint(tracers, N, weighting="number")
+    tree = xr.DataTree.from_dict({"reconstructed": universe["predicted"], "observed": observed})
+    cf.write_store(tree, tmp_path / "run.zarr")
+    given = inputs.gather(tmp_path / "run.zarr", box)
+    assert given["halos"].attrs["number_density"] == [1e-3]
+    assert given["halos"].sizes == tracers.sizes
 
 
 def test_errors_of_the_command(

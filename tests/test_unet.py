@@ -254,6 +254,22 @@ def test_card_of_a_newer_format(saved: Path) -> None:
         load_model("density", saved)
 
 
+def test_card_of_a_model_that_saw_other_inputs(tmp_path: Path) -> None:
+    # As many channels, which hold another linear velocity.
+    model = narrow("paper", "velocity")
+    card = card_of(model, "paper")
+    save_model(model, {**card, "inputs": [*model.inputs]}, tmp_path)
+    load_model("velocity", tmp_path)
+    save_model(model, {**card, "inputs": ["halo_density", "density", "linear_velocity"]}, tmp_path)
+    with pytest.raises(ModelMismatchError) as refused:
+        load_model("velocity", tmp_path)
+    assert str(refused.value) == (
+        f"The velocity model in '{tmp_path}' was trained on halo_density, density, linear_velocity "
+        "as its inputs; 'paper' models of this cosmofields see halo_density, density, "
+        "unfiltered_velocity: train it again"
+    )
+
+
 def test_weights_of_another_architecture(saved: Path, tmp_path: Path) -> None:
     card = json.loads((saved / "density.json").read_text())
     card["architecture"]["options"]["widths"] = [8, 8, 8]

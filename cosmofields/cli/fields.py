@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..conventions import AXES, CosmofieldsError
-from .shared import Verbs, client, cosmology, one_or_three
+from .shared import MODEL, Verbs, client, cosmology, one_or_three
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -14,15 +14,16 @@ def add_verbs(verbs: Verbs) -> None:
     demo = verbs.add_parser(
         "demo",
         help="reconstruct a simulated box and score it",
-        description="Take the halos of a simulated box to redshift space, reconstruct density and "
-        "velocity by linear theory and by the networks, and report on them against the truth.",
+        description="Take the halos of a simulated box that the model is for to redshift space, "
+        "reconstruct density and velocity by linear theory and by the networks, and report on them "
+        "against the truth.",
     )
     demo.add_argument(
         "--out", default="demo-output", help="directory to write (default: %(default)s)"
     )
     demo.add_argument("--box", help="HDF5 box; default: the sample in the package")
     demo.add_argument("--los", choices=AXES, default="z", help="line of sight (default: z)")
-    demo.add_argument("--model", default="default", help="directory of saved models")
+    demo.add_argument("--model", default="default", help=f"{MODEL} (default: %(default)s)")
     demo.set_defaults(run=_demo)
 
     evaluate = verbs.add_parser(
@@ -109,7 +110,11 @@ def add_verbs(verbs: Verbs) -> None:
     predict.add_argument(
         "--n-grid", type=int, nargs="+", help="cells, one side or three; default: by the model"
     )
-    predict.add_argument("--model", default="default", help="directory of saved models")
+    predict.add_argument(
+        "--model",
+        default="default",
+        help=f"{MODEL} (default: %(default)s); it says which halos are taken and how they weigh",
+    )
     predict.add_argument("--memory", help="of one process, e.g. '6 GB'; default: half of the free")
     predict.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     predict.add_argument(

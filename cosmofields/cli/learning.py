@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..conventions import AXES, CosmofieldsError
-from .shared import Verbs, client, cosmology
+from .shared import MODEL, Verbs, client, cosmology
 
 if TYPE_CHECKING:
     from ..training import TrainingRun
@@ -63,7 +63,9 @@ def add_verbs(verbs: Verbs) -> None:
     _training_options(train)
     train.add_argument("--out", help="directory to write (default: models)")
     train.add_argument(
-        "--start", metavar="MODEL", help="begin with the weights of this model (default: random)"
+        "--start",
+        metavar="MODEL",
+        help=f"begin with the weights of this one: {MODEL} (default: random)",
     )
     train.add_argument("--workers", type=int, help="processes that make crops")
     train.add_argument("--devices", type=int, help="GPUs, or processes, that share each batch")
@@ -104,9 +106,7 @@ def add_verbs(verbs: Verbs) -> None:
         description="Run the models over boxes with known truth: how much power their fields lack "
         "by scale, and how wrong a cell is; `predict` restores and reports it.",
     )
-    calibrate.add_argument(
-        "--model", default="default", help="name of a model that ships, or directory"
-    )
+    calibrate.add_argument("--model", default="default", help=f"{MODEL} (default: %(default)s)")
     calibrate.add_argument("--boxes", nargs="+", required=True, help="boxes to measure")
     calibrate.add_argument(
         "--validation", nargs="+", required=True, help="boxes to scale errors by"
@@ -121,9 +121,7 @@ def add_verbs(verbs: Verbs) -> None:
         description="Run the models over boxes with known truth, linear theory beside them; every "
         "score that docs/scores.md shows goes into the cards.",
     )
-    score.add_argument(
-        "--model", default="default", help="name of a model that ships, or directory"
-    )
+    score.add_argument("--model", default="default", help=f"{MODEL} (default: %(default)s)")
     score.add_argument("--boxes", nargs="+", required=True, help="boxes to score on")
     score.add_argument("--symmetries", type=int, default=1, help="(default: %(default)s)")
     score.add_argument("--los", choices=AXES, default="z", help="line of sight (default: z)")
@@ -144,7 +142,8 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--boxes", nargs="+", help="boxes to train on: HDF5, or stores of simulate")
     parser.add_argument("--validation", nargs="+", help="boxes to choose by")
     parser.add_argument(
-        "--density-model", help="directory of the models of the earlier steps (default: --out)"
+        "--density-model",
+        help=f"of the earlier steps: {MODEL} (default: --out)",
     )
     parser.add_argument(
         "--number-density", nargs="+", type=float, help="of the mass bins, cumulative, (h/Mpc)^3"

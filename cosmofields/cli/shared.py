@@ -12,6 +12,8 @@ from ..conventions import CosmofieldsError, require_extra
 
 # Of argparse's own type, which it does not export.
 Verbs = Any
+# Help of every option that takes a model.
+MODEL = "name of a model that ships (`cosmofields models`), or path"
 
 
 def cosmology(text: str) -> dict[str, float]:

@@ -50,9 +50,10 @@ def train(
         Gets the prepared boxes, the checkpoint, the learning curve (``TARGET-log/``; also for
         TensorBoard, if that is installed), and the model: ``TARGET.safetensors`` and
         ``TARGET.json``.
-    density_model : path or ``"default"``
-        Directory of the models of the earlier steps, whose predictions this one will see: the
-        density for a velocity; both for the momentum of ``residual``.
+    density_model : name or path
+        One that ships (``cosmofields models``), or a directory, with the models of the earlier
+        steps, whose predictions this one will see: the density for a velocity; both for the
+        momentum of ``residual``.
     start : path or name of a model, optional
         With the weights of which the fit begins, instead of random ones: to train a model further,
         or for other halos.  Where that model saw other mass bins, each bin here starts with the

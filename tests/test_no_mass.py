@@ -86,20 +86,43 @@ def test_one_bin_without_masses_is_a_sample_at_random(halos: xr.Dataset) -> None
     )
 
 
+@pytest.fixture
+def file_of(
+    columns: dict[str, Any], cosmology: dict[str, float], tmp_path: Path
+) -> Callable[..., Path]:
+    """Write these columns to an HDF5 file."""
+
+    def write(*names: str) -> Path:
+        path = tmp_path / "halos.h5"
+        with h5py.File(path, "w") as file:
+            for name in names:
+                file[name] = columns[name].astype(np.float32)
+            file.attrs.update(cosmology, box_size=SIDE, redshift=0.59)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [(["position", "velocity"], []), (["position"], ["--redshift-space", "--los", "x"])],
+    ids=["real space", "redshift space"],
+)
 def test_command(
-    columns: dict[str, Any], cosmology: dict[str, float], tmp_path: Path, shipped: None
+    file_of: Callable[..., Path],
+    tmp_path: Path,
+    shipped: None,
+    names: list[str],
+    options: list[str],
 ) -> None:
-    path, store = tmp_path / "halos.h5", tmp_path / "fields.zarr"
-    with h5py.File(path, "w") as file:
-        for name, values in columns.items():
-            file[name] = values.astype(np.float32)
-        file.attrs.update(cosmology, box_size=SIDE, redshift=0.59)
-    line = ["predict", str(path), "--model", "no-mass", "--out", str(store), "--memory", "1 GB"]
+    store = tmp_path / "fields.zarr"
+    line = ["predict", str(file_of(*names)), "--model", "no-mass", "--out", str(store), *options]
     assert main(line) == 0
     made = open_store(store)
     field = made["observed"]["halo_density"]
     assert dict(field.sizes) == {"mass_bin": 1, "x": 32, "y": 32, "z": 32}
     assert field.attrs["weighting"] == "number"
+    assert field.attrs["los"] == (options or "z")[-1]
     assert np.isfinite(made["reconstructed"]["velocity"]).all()
     assert main(line) == 0  # whole: opened, not refused as another catalogue
 
@@ -118,17 +141,12 @@ def test_masses_are_missing(halos: xr.Dataset, shipped: None) -> None:
 
 
 def test_command_without_masses_names_the_model(
-    columns: dict[str, Any],
-    cosmology: dict[str, float],
+    file_of: Callable[..., Path],
     tmp_path: Path,
     shipped: None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = tmp_path / "halos.h5"
-    with h5py.File(path, "w") as file:
-        for name, values in columns.items():
-            file[name] = values.astype(np.float32)
-        file.attrs.update(cosmology, box_size=SIDE, redshift=0.59)
+    path = file_of("position", "velocity")
     assert main(["predict", str(path), "--out", str(tmp_path / "fields.zarr")]) == 2
     assert "model='no-mass', with select" in capsys.readouterr().err
     assert not (tmp_path / "fields.zarr").exists()

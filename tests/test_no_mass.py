@@ -132,8 +132,8 @@ def test_command(
 
 def test_masses_are_missing(halos: xr.Dataset, shipped: None) -> None:
     said = (
-        r"No `mass` in this catalogue; halos are ranked by it into 4 bins. A model that ships for "
-        r"such a catalogue: model='no-mass', with select\(number_density=\[0.003\]\) and "
+        r"No `mass` in this catalogue; halos are ranked by it into 4 bins \(one bin needs none\). A model "
+        r"that ships for such a catalogue: model='no-mass', with select\(number_density=\[0.003\]\) and "
         r"paint\(weighting='number'\)"
     )
     with pytest.raises(MissingVariableError, match=said):

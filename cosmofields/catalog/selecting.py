@@ -83,7 +83,8 @@ def select(
     n = halos.sizes[dim]
     if edges.size > 1 and not has_mass:
         raise MissingVariableError(
-            f"No `mass` in this catalogue; halos are ranked by it into {edges.size} bins. "
+            f"No `mass` in this catalogue; halos are ranked by it into {edges.size} bins (one bin "
+            f"needs none). "
             f"{advice(n / volume, masses=False)}"
         )
     if ranks[-1] > n:

@@ -132,9 +132,9 @@ def test_command(
 
 def test_masses_are_missing(halos: xr.Dataset, shipped: None) -> None:
     said = (
-        r"No `mass` in this catalogue; halos are ranked by it into 4 bins \(one bin needs none\). A model "
-        r"that ships for such a catalogue: model='no-mass', with select\(number_density=\[0.003\]\) and "
-        r"paint\(weighting='number'\)"
+        r"No `mass` in this catalogue; halos are ranked by it into 4 bins \(one bin needs none\). A "
+        r"model that ships for such a catalogue: model='no-mass', with "
+        r"select\(number_density=\[0.003\]\) and paint\(weighting='number'\)"
     )
     with pytest.raises(MissingVariableError, match=said):
         select(halos)

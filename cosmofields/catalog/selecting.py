@@ -84,8 +84,7 @@ def select(
     if edges.size > 1 and not has_mass:
         raise MissingVariableError(
             f"No `mass` in this catalogue; halos are ranked by it into {edges.size} bins (one bin "
-            f"needs none). "
-            f"{advice(n / volume, masses=False)}"
+            f"needs none). {advice(n / volume, masses=False)}"
         )
     if ranks[-1] > n:
         # Rounded down, that no halo more is asked for.

@@ -132,8 +132,8 @@ def test_command(
 
 def test_masses_are_missing(halos: xr.Dataset, shipped: None) -> None:
     said = (
-        r"No `mass` in this catalogue; halos are ranked by it into 4 bins \(one bin needs none\). A "
-        r"model that ships for such a catalogue: model='no-mass', with "
+        r"No `mass` in this catalogue; halos are ranked by it into 4 bins \(one bin needs none\). "
+        r"A model that ships for such a catalogue: model='no-mass', with "
         r"select\(number_density=\[0.003\]\) and paint\(weighting='number'\)"
     )
     with pytest.raises(MissingVariableError, match=said):

@@ -25,7 +25,7 @@ Errors
 
 from .errors import SMOOTHING, density_error, environment, interval, log_error, velocity_error
 from .fitting import K_EDGES, SHARE, UNITS, Measurement, lognormal_factor, rescale
-from .means import MeanMeasurement, mean_table, network_density, recalibrate, undoing
+from .means import MeanMeasurement, mean_name, mean_table, network_density, recalibrate, undoing
 from .power import gain, restore
 from .tables import Card, Table, calibration, parts
 
@@ -45,6 +45,7 @@ __all__ = [
     "interval",
     "log_error",
     "lognormal_factor",
+    "mean_name",
     "mean_table",
     "network_density",
     "parts",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
+from ..stages import digest
 from .tables import Array, Card, Table, rounded, row_of
 
 # Edges of the bins of a density, three an octave, and the fewest cells that make one a node.
@@ -36,9 +38,17 @@ def mean_table(card: Card, *, symmetries: int = 1) -> Table | None:
     found = card.get("calibration", {})
     if "mean" not in found:
         return None
-    table = found["mean"]
+    table, measured = found["mean"], found["symmetries"]
     rows = np.log(table["ratio"]).tolist()
-    return Table(np.log(table["density"]), row_of(rows, found["symmetries"], symmetries))
+    # Between the rows each mixture of them is monotone; beyond the last it need not be.
+    inside = min(max(symmetries, measured[0]), measured[-1])
+    return Table(np.log(table["density"]), row_of(rows, measured, inside))
+
+
+def mean_name(card: Card) -> str:
+    """Name of a card's table of the mean: models share names, and one may get a table anew."""
+    table = card["calibration"]["mean"]
+    return f"{card['name']} {digest(json.dumps([table['density'], table['ratio']]).encode())}"
 
 
 def undoing(table: Table) -> Table:
@@ -65,13 +75,14 @@ def recalibrate(density: xr.DataArray, card: Card, *, symmetries: int = 1) -> xr
     Returns
     -------
     DataArray, dims (x, y, z)
-        ``density`` with the attribute ``recalibrated``, the model's name.  Lazy if ``density`` is.
+        ``density`` with the attribute ``recalibrated``, the :func:`mean_name`.  Lazy if ``density``
+        is.
     """
     table = mean_table(card, symmetries=symmetries)
     if table is None:
         return density
     data = density.data * table(density.data)
-    return density.copy(data=data).assign_attrs(recalibrated=card["name"])
+    return density.copy(data=data).assign_attrs(recalibrated=mean_name(card))
 
 
 def network_density(density: xr.DataArray, card: Card, *, symmetries: int = 1) -> xr.DataArray:
@@ -80,12 +91,12 @@ def network_density(density: xr.DataArray, card: Card, *, symmetries: int = 1) -
     Parameters
     ----------
     density : DataArray, dims (x, y, z)
-        If it does not say that it was recalibrated by this model, it is returned as it is.
+        If it does not say that it was recalibrated by this table, it is returned as it is.
     card, symmetries
         As in :func:`recalibrate`.
     """
     table = mean_table(card, symmetries=symmetries)
-    if table is None or density.attrs.get("recalibrated") != card["name"]:
+    if table is None or density.attrs.get("recalibrated") != mean_name(card):
         return density
     made = density.copy(data=density.data * undoing(table)(density.data))
     del made.attrs["recalibrated"]

@@ -230,7 +230,8 @@ def predict_velocity(
     if "density" in observed:
         density = variable(observed, "density")
         if "recalibrated" in density.attrs:
-            card = load_cards(model)["density"]
+            # A model may have no density network: then this density is another's, and stays.
+            card = load_cards(model).get("density", {})
             over = density.attrs.get("symmetries", symmetries)
             density = calibration.network_density(density, card, symmetries=over)
         fields["density"] = density

@@ -214,7 +214,7 @@ def template_of(job: Job, halos: xr.Dataset | None, observed: xr.Dataset) -> xr.
     }
     errors = {name: empty(name, **by_name[name.removesuffix("_error")]) for name in ERRORS}
     if job.mean is not None:
-        by_name["density"]["recalibrated"] = models["density"]
+        by_name["density"]["recalibrated"] = calibration.mean_name(job.cards["density"])
     fields = {name: empty(name, **attrs) for name, attrs in by_name.items()}
     if job.uncertainty:
         fields |= errors

@@ -140,7 +140,7 @@ def predict_density(
     ----------
     observed : Dataset
         With ``halo_density`` (mass_bin, x, y, z): the whole periodic box in redshift space.
-    model : path or ``"default"``
+    model : name of a model that ships (:func:`~cosmofields.models`), or path
         Directory of a saved model.
     tile : int, optional
         Most cells a side of a tile; default: by memory, see :func:`apply_model`.

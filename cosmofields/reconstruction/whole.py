@@ -53,13 +53,13 @@ def reconstruct(
     Parameters
     ----------
     source : Dataset
-        Catalogue in redshift space with ``mass``; without mass bins, those of the model are
+        Catalogue in redshift space with ``mass`` (needless for a model of one bin by number); without mass bins, those of the model are
         selected.  Or painted fields with ``halo_density``.
     store : path or URL
         Zarr store to write, or to go on with; workers must reach it.
     n_grid : int or three, optional
         Cells per axis; default: what comes nearest to the cell size of the model.
-    model : path or ``"default"``
+    model : name of a model that ships (:func:`~cosmofields.models`), or path
         Directory of saved models.
     memory : str or int, optional
         Bytes that one process may fill, e.g. ``"6 GB"``.  Default: half of what is free, or of a

@@ -53,8 +53,9 @@ def reconstruct(
     Parameters
     ----------
     source : Dataset
-        Catalogue in redshift space with ``mass`` (needless for a model of one bin by number); without mass bins, those of the model are
-        selected.  Or painted fields with ``halo_density``.
+        Catalogue in redshift space with ``mass`` (which a model of one bin by number does not
+        need); without mass bins, those of the model are selected.  Or painted fields with
+        ``halo_density``.
     store : path or URL
         Zarr store to write, or to go on with; workers must reach it.
     n_grid : int or three, optional

@@ -10,7 +10,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # `make bench NAMES="cic fft"`: some of the benchmarks; default: all but the long ones
 NAMES ?=
 
-# `make train BOXES="a.h5 b.h5" VALIDATION=c.h5`
+# `make train MODEL=no-mass BOXES="a.h5 b.h5" VALIDATION=c.h5`
+MODEL      ?= default
 BOXES      ?=
 VALIDATION ?=
 
@@ -48,12 +49,13 @@ format: $(VENV)/dev.stamp ## rewrite the sources with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-train: ## train both steps: make train BOXES="a.h5 b.h5" VALIDATION=c.h5
+train: export COSMOFIELDS = $(BIN)/cosmofields
+train: export BOXES VALIDATION
+train: ## a model that ships, from seeds to weights: make train MODEL=no-mass BOXES="a.h5 b.h5" VALIDATION=c.h5
 	@test -n "$(BOXES)" && test -n "$(VALIDATION)" || \
 		{ echo 'Name the boxes: make train BOXES="a.h5 b.h5" VALIDATION=c.h5' >&2; exit 2; }
 	@$(MAKE) --no-print-directory $(VENV)/run.stamp
-	$(BIN)/cosmofields train density --boxes $(BOXES) --validation $(VALIDATION)
-	$(BIN)/cosmofields train velocity --boxes $(BOXES) --validation $(VALIDATION) --steps 3500
+	tools/train_model.sh $(MODEL)
 
 bench: $(VENV)/bench.stamp ## side by side with other packages: benchmarks/latest.json and the table in docs/performance.md
 	$(BIN)/python -m benchmarks $(NAMES); status=$$?; $(BIN)/python -m benchmarks --table; exit $$status

@@ -409,10 +409,18 @@ def test_page_is_up_to_date(make_scores: SimpleNamespace) -> None:
         make_scores.replaced("a page without a mark")
 
 
+def test_front_page_is_up_to_date(make_scores: SimpleNamespace) -> None:
+    readme = make_scores.README.read_text()
+    assert readme == make_scores.with_headlines(readme), "run `python tools/make_scores.py`"
+    with pytest.raises(ValueError, match="no '<!-- written"):
+        make_scores.with_headlines("a page without a mark")
+
+
 def test_goals_and_the_paper_have_rows(make_scores: SimpleNamespace) -> None:
     labels = {row.label for row in ROWS}
     assert set(make_scores.GOALS) <= labels
     assert set(make_scores.PAPER) <= labels
+    assert labels >= make_scores.HEADLINES
 
 
 def test_page_of_two_models(make_scores: SimpleNamespace, models: Path, boxes: list[Path]) -> None:

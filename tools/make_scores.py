@@ -1,4 +1,4 @@
-"""Write the tables of docs/scores.md from the cards of the models that ship, and from docs/data.
+"""Write the tables of docs/scores.md and README.md from the cards of what ships, and docs/data.
 
     cosmofields score --model NAME --boxes box_104.h5 box_105.h5
     cosmofields score --model runs/paper --boxes box_104.h5 --out docs/data/paper.json
@@ -21,6 +21,7 @@ from cosmofields.unet import zoo
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "scores.md"
+README = DOCS.parent / "README.md"
 
 # Of Xiao et al. 2024, at other cells, halos and boxes than ours.
 PAPER = {
@@ -63,6 +64,16 @@ GOALS = {
     "momentum: largest abs R, k of 0.03 to 0.3, restored": (-inf, 0.03),
 }
 BEGIN = "<!-- written by `python tools/make_scores.py`; do not edit -->"
+END = "<!-- end of what is written -->"
+HEADLINES = {
+    "velocity: C_r, mean of components",
+    "velocity: rms error of a component, km/s",
+    "velocity: slope of true on predicted",
+    "velocity: 1 - cos phi, mean",
+    "density: C_r per cell",
+    "density: C_r, smoothed by 5 Mpc/h",
+    "momentum: C_r, smoothed by 5 Mpc/h",
+}
 
 
 def render(models: Sequence[dict[str, Any]]) -> str:
@@ -170,5 +181,42 @@ def replaced(page: str) -> str:
     return f"{head}{BEGIN}\n\n{render(scored())}"
 
 
+def headlines(models: Sequence[dict[str, Any]]) -> str:
+    """For the front page: what ships, on the test boxes, beside linear theory from all masses."""
+    tests = {
+        box: facts["box_size"]
+        for model in models
+        for box, facts in model["boxes"].items()
+        if facts.get("role") == "test"
+    }
+    lines = []
+    for box, box_size in tests.items():
+        there = [model for model in models if box in model["boxes"]]
+        linear = there[0]["boxes"][box]
+        columns = {"eq. 2 of the paper": linear[EQ2], "Wiener filter by mass bin": linear[FILTERED]}
+        columns |= {f"`{model['model']}`": model["boxes"][box][NETWORK] for model in there}
+        side = ", ".join(f"{length:g}" for length in _sides(box_size))
+        lines += [
+            f"| {box}, {side} Mpc/h | {' | '.join(columns)} |",
+            "|---" * (1 + len(columns)) + "|",
+        ]
+        for row in ROWS:
+            if row.label in HEADLINES:
+                texts = [_numbers(row.of(column)) or "-" for column in columns.values()]
+                lines.append(f"| {row.label} | {' | '.join(texts)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def with_headlines(readme: str) -> str:
+    """The README with its table of scores."""
+    head, found, rest = readme.partition(BEGIN)
+    _, ended, tail = rest.partition(END)
+    if not (found and ended):
+        raise ValueError(f"no '{BEGIN}' and '{END}' in {README}")
+    return f"{head}{BEGIN}\n\n{headlines([*map(gather, zoo())])}{END}{tail}"
+
+
 if __name__ == "__main__":
     PAGE.write_text(replaced(PAGE.read_text()))
+    README.write_text(with_headlines(README.read_text()))

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train and calibrate a model that ships, from seeds to weights:
 #
-#   BOXES="box_101.h5 box_102.h5 box_103.h5" VALIDATION=box_104.h5 tools/train_model.sh NAME [OUT]
+#   BOXES="box_101.h5 box_102.h5 box_103.h5" VALIDATION=box_104.h5 tools/train_model.sh NAME [OUT]   # `make train MODEL=NAME` calls it
 #
 # NAME: default, no-mass, sparse, paper. Killed, the same command goes on. `no-mass` and `sparse` begin with the weights of
 # `default`, which is trained first unless OUT/default is there. CALIBRATION: boxes that set the errors' scale, default: VALIDATION.

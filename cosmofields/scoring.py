@@ -19,13 +19,11 @@ import numpy as np
 import xarray as xr
 
 from . import calibration
-from .catalog import select, to_redshift_space
 from .comparison import MOMENTS, combined_scores
-from .conventions import AXES, CosmofieldsError, check_filled, listing, periodic_grid
+from .conventions import AXES, CosmofieldsError, listing, periodic_grid
 from .derivatives import divergence
-from .inference import predict
+from .inference import observe, predict
 from .linear import linear_bias, linear_theory
-from .painting import paint
 from .readers import open_box
 from .spectral import spectra
 from .statistics import cell_statistics, magnitude, misalignment
@@ -218,13 +216,8 @@ def _score_box(
     options: Mapping[str, Any],
 ) -> Scores:
     """Facts of a box, and the scores of the networks and of linear theory on it."""
-    halos, true = open_box(path)
+    tracers, observed, true = observe(path, cards["density"]["trained_for"], los)
     true = true.load()
-    check_filled(true["density"], repr(str(path)))
-    wanted = cards["density"]["trained_for"]
-    chosen = to_redshift_space(select(halos, wanted["number_density"]), los)
-    n_grid = [true.sizes[axis] for axis in AXES]
-    observed = paint(chosen, n_grid, weighting=wanted["weighting"])
     calibrated = all("calibration" in cards.get(key, {}) for key in ("density", "velocity"))
     fields = predict(observed, model, uncertainty=calibrated, progress=progress, **options)
     symmetries, precision = options["symmetries"], fields["velocity"].attrs["precision"]
@@ -233,13 +226,13 @@ def _score_box(
     del fields
     for column in (FILTERED, EQ2):
         columns[column] = measure(_linear(column, observed, true, cards), true)
-    source = halos.attrs.get("source", {})
+    source = tracers.attrs.get("source", {})
     return {
         **{key: source[key] for key in ("role", "seed") if key in source},
-        "box_size": halos.attrs["box_size"],
+        "box_size": tracers.attrs["box_size"],
         "cell_size": max(periodic_grid(true).cell_size),
         "line_of_sight": los,
-        "halos": chosen.sizes["halo"],
+        "halos": tracers.sizes["halo"],
         "symmetries": symmetries,
         "precision": precision,
         "k_edges": list(K_EDGES),

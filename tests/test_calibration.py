@@ -25,7 +25,7 @@ from cosmofields.conventions import (
 )
 from cosmofields.inference import run_in_box
 from cosmofields.statistics import rms_error, slope
-from cosmofields.unet import build, load_cards, load_model, save_model
+from cosmofields.unet import build, load_cards, load_model, save_model, write_card
 
 SIDE, N = 150.0, 32
 GRID = make_grid(N, [SIDE] * 3)
@@ -205,6 +205,29 @@ def test_errors_lazily(pair: Any, fitted: Any, count_computes: Any) -> None:
         np.testing.assert_allclose(lazy.compute(), of(density, fitted[name]), rtol=1e-4)
 
 
+@pytest.mark.parametrize("lazily", [False, True], ids=["eager", "lazy"])
+def test_no_lognormal_has_a_mean_that_is_not_positive(pair: Any, fitted: Any, lazily: bool) -> None:
+    # As the paper's network may say, which is linear at its end.
+    made, true = pair
+    density = made["density"].copy(data=made["density"].values.copy())
+    density[0, 0] = -0.1
+    density[0, 1] = 0.0
+    given = density.chunk(x=16) if lazily else density
+    error = calibration.density_error(given, fitted["density"]).compute()
+    assert np.isnan(error[0, :2]).all()
+    assert (error.values.ravel()[2 * N :] > 0).all()
+    low, high = calibration.interval(density, error)
+    inside = (true["density"] >= low) & (true["density"] <= high)
+    assert not inside[0, :2].any()
+    assert float(inside.mean()) == pytest.approx(0.6827, abs=0.01)
+    # Such cells are left out of the table: the others' stays what it was.
+    measured = calibration.Measurement([1])
+    measured.add(1, made.assign(density=density), true)
+    again, before = (c["density"]["calibration"]["error"] for c in (cards(measured), fitted))
+    assert again["density"] == before["density"]
+    np.testing.assert_allclose(again["log_error"], before["log_error"], rtol=0.01)
+
+
 def test_factor_of_a_lognormal() -> None:
     rng = np.random.default_rng(1)
     s = rng.uniform(0.4, 0.8, 100_000)
@@ -323,12 +346,47 @@ def test_what_calibrates_nothing_is_refused(
         (([test], boxes), "calls itself a test box"),
         ((boxes[:1], [test]), "calls itself a test box"),
         (([], boxes), "at least one box to measure"),
+        ((boxes[:1], [boxes[1], boxes[1]]), "expected each of another name"),
     ):
         with pytest.raises(CosmofieldsError, match=message):
             cf.calibrate(models, *arguments)
     with pytest.raises(CosmofieldsError, match="expected one or two numbers"):
         cf.calibrate(models, boxes[:1], boxes[1:], symmetries=(1, 2, 4))
     assert (models / "density.json").read_text() == before
+
+
+def test_a_box_of_another_kind_calibrates_nothing(
+    make_models: Any, boxes: list[Path], observed: xr.Dataset, tmp_path: Path
+) -> None:
+    folder = make_models(tmp_path / "models", observed)
+    cards = load_cards(folder)
+    cards["velocity"]["trained_for"]["redshift"] = 3.0
+    write_card(cards["velocity"], folder)
+    with pytest.raises(ModelMismatchError, match="'random-velocity' was not trained for this box"):
+        cf.calibrate(folder, boxes[:1], boxes[1:])
+    assert load_cards(folder) == cards
+
+
+def test_the_cards_keep_all_but_scores_without_the_calibration(
+    models: Path, boxes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(models, tmp_path / "models")
+    before = load_cards(folder)
+    write_card({**before["velocity"], "scores": {"box_2.h5": {}}}, folder)
+    tables = calibration.Measurement.tables
+
+    def meanwhile(self: Any, **kwargs: Any) -> Any:
+        write_card({**before["density"], "note": "written while boxes were run"}, folder)
+        return tables(self, **kwargs)
+
+    monkeypatch.setattr(calibration.Measurement, "tables", meanwhile)
+    found = cf.calibrate(folder, boxes[:1], boxes[1:], symmetries=(1,), precision="float32")
+    after = load_cards(folder)
+    assert after["density"]["note"] == "written while boxes were run"
+    for target in ("density", "velocity"):
+        assert after[target]["scores"] == {}
+        assert after[target]["calibration"] == json.loads(json.dumps(found[target]))
+        assert after[target]["architecture"] == before[target]["architecture"]
 
 
 def test_reconstruct_keeps_both_estimators_and_the_errors(
@@ -418,6 +476,13 @@ def test_the_mean_can_be_undone_under_any_symmetries(n: int) -> None:
     assert (np.diff(made.values.ravel()) > 0).all()
     back = calibration.network_density(made, card, symmetries=n)
     np.testing.assert_allclose(back, density, rtol=1e-4)
+
+
+def test_too_few_cells_for_a_mean() -> None:
+    measured = calibration.MeanMeasurement()
+    measured.add(1, *(np.float32(np.linspace(0.1, 3, 1000)) for _ in "pt"))
+    with pytest.raises(CosmofieldsError, match="has 500 cells: larger boxes"):
+        measured.table()
 
 
 def test_a_table_that_would_fall_is_made_monotone() -> None:

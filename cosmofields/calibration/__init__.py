@@ -23,11 +23,19 @@ Errors
     Beyond the nodes of a table its last value holds.
 """
 
-from .errors import SMOOTHING, density_error, environment, interval, log_error, velocity_error
+from .errors import (
+    SMOOTHING,
+    density_error,
+    environment,
+    interval,
+    log_error,
+    log_ratio,
+    velocity_error,
+)
 from .fitting import K_EDGES, SHARE, UNITS, Measurement, lognormal_factor, rescale
 from .means import MeanMeasurement, mean_name, mean_table, network_density, recalibrate, undoing
 from .power import gain, restore
-from .tables import Card, Table, calibration, parts
+from .tables import Card, Table, calibration, parts, rounded
 
 __all__ = [
     "K_EDGES",
@@ -44,6 +52,7 @@ __all__ = [
     "gain",
     "interval",
     "log_error",
+    "log_ratio",
     "lognormal_factor",
     "mean_name",
     "mean_table",
@@ -52,6 +61,7 @@ __all__ = [
     "recalibrate",
     "rescale",
     "restore",
+    "rounded",
     "undoing",
     "velocity_error",
 ]

@@ -39,7 +39,8 @@ def density_error(density: xr.DataArray, card: Card, *, symmetries: int = 1) -> 
     Returns
     -------
     DataArray, dims (x, y, z)
-        ``density_error``; see :func:`interval` for what it means.  Lazy if ``density`` is.
+        ``density_error``; see :func:`interval` for what it means.  NaN where a network that may
+        say so has no matter or less: no lognormal has that mean.  Lazy if ``density`` is.
 
     Raises
     ------
@@ -47,7 +48,7 @@ def density_error(density: xr.DataArray, card: Card, *, symmetries: int = 1) -> 
         If the model was not calibrated.
     """
     s = log_error(density, card, symmetries=symmetries)
-    return _labelled("density_error", np.sqrt(np.expm1(s**2)) * density.data, density)
+    return _labelled("density_error", np.sqrt(np.expm1(s**2)) * _positive(density.data), density)
 
 
 def log_error(density: xr.DataArray, card: Card, *, symmetries: int = 1) -> Any:
@@ -57,6 +58,15 @@ def log_error(density: xr.DataArray, card: Card, *, symmetries: int = 1) -> Any:
     rows = np.square(table["log_error"]).tolist()
     s = np.sqrt(row_of(rows, found["symmetries"], symmetries))
     return Table.of(table["density"], s)(density.data)
+
+
+def log_ratio(true: Any, predicted: Any) -> Any:
+    """ln(true / predicted) of each cell; NaN where the prediction is not positive."""
+    return np.log(true / _positive(predicted))
+
+
+def _positive(density: Any) -> Any:
+    return np.where(density > 0, density, np.float32(np.nan))
 
 
 def velocity_error(density: xr.DataArray, card: Card, *, symmetries: int = 1) -> xr.DataArray:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..conventions import FIELDS, attribute
 from ..spectral import spectra
-from .errors import SMOOTHING, environment
+from .errors import SMOOTHING, environment, log_ratio
 from .means import DENSITY_EDGES, FEWEST
 from .power import gain
 from .tables import Array, Card, parts, rounded
@@ -42,7 +42,7 @@ class Measurement:
         """
         self.add_powers(n, predicted, true)
         density = predicted["density"].values
-        log_error = np.log(true["density"].values / density)
+        log_error = log_ratio(true["density"].values, density)
         self._square(("density", n), density, log_error)
         smooth = environment(predicted["density"])
         for i, part in enumerate(parts(attribute(predicted, "los"))):

@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
+from ..conventions import CosmofieldsError
 from ..stages import digest
 from .tables import Array, Card, Table, rounded, row_of
 
@@ -118,10 +119,21 @@ class MeanMeasurement:
         self.sums[n] = np.asarray(self.sums.get(n, 0.0) + sums, np.float64)
 
     def table(self) -> dict[str, Any]:
-        """Nodes in the density, and the ratio at each by row, as a card holds them."""
+        """Nodes in the density, and the ratio at each by row, as a card holds them.
+
+        Raises
+        ------
+        CosmofieldsError
+            If no bin has cells enough to be a node.
+        """
         counts = np.min([sums[0] for sums in self.sums.values()], axis=0)
         counts[[0, -1]] = 0  # beyond the edges
         there = counts >= FEWEST
+        if not there.any():
+            raise CosmofieldsError(
+                f"No bin of the predicted density, three an octave, has {FEWEST} cells: larger "
+                "boxes are needed for a calibration, or a better model"
+            )
         means = [sums[1, there] / sums[0, there] for sums in self.sums.values()]
         nodes = np.asarray(np.exp(np.log(means).mean(axis=0)), np.float64)
         rows = [rounded(self._ratio(sums[:, there], nodes)) for sums in self.sums.values()]

@@ -3,7 +3,7 @@
 from ..engine import vector_channels
 from .fields import Loaded, predict, predict_density, predict_momentum, predict_velocity
 from .inputs import Bias, check_box, linear_options, model_inputs
-from .measuring import calibrate
+from .measuring import calibrate, observe
 from .running import apply_model, axes_to_los_last, run_in_box, track, turn
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "check_box",
     "linear_options",
     "model_inputs",
+    "observe",
     "predict",
     "predict_density",
     "predict_momentum",

@@ -19,8 +19,9 @@ from ..lazy import log
 from ..painting import paint
 from ..readers import open_box
 from ..statistics import rms_error, slope
-from ..unet import load_model, write_card
+from ..unet import load_cards, load_model, write_card
 from .fields import Loaded, steps, targets_of, together
+from .inputs import check_box
 from .running import track
 
 KINDS = ("density", "across", "along")
@@ -42,7 +43,8 @@ def calibrate(
     Parameters
     ----------
     model : path or name of a model that ships
-        Directory of a saved model; the cards in it are written anew.
+        Directory of a saved model; the cards in it get the calibration.  Their scores go, which
+        were of the model without it.
     boxes : paths of HDF5 boxes or Zarr stores
         Tables of powers, errors and means are pooled over these; see
         :mod:`~cosmofields.calibration`.
@@ -65,7 +67,10 @@ def calibrate(
     Raises
     ------
     CosmofieldsError
-        If a box calls itself a test box, or there is none; before any network runs.
+        If a box calls itself a test box, two of validation have one name, or there is none; before
+        any network runs.
+    ModelMismatchError
+        If a box is not of the kind that the model was trained for.
 
     Notes
     -----
@@ -101,9 +106,42 @@ def calibrate(
             cards[target]["calibration"] |= tables
         _find_factors(pairs, validation)
         _say_by_box(pairs, validation)
-    for card in cards.values():
-        write_card(card, model)
-    return {target: card["calibration"] for target, card in cards.items()}
+    tables = {target: card["calibration"] for target, card in cards.items()}
+    # Into what the cards hold by now.
+    for target, card in load_cards(model).items():
+        if target in tables:
+            write_card({**card, "calibration": tables[target], "scores": {}}, model)
+    return tables
+
+
+def observe(
+    path: str | Path, wanted: dict[str, Any], los: str
+) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
+    """A simulated box as a model takes it.
+
+    Parameters
+    ----------
+    path : path of an HDF5 box or a store
+    wanted : dict
+        ``trained_for`` of the model's card.
+    los : {"x", "y", "z"}
+
+    Returns
+    -------
+    tracers, observed, true : Dataset
+        The halos in redshift space and their painted fields, in memory; the true fields, of which
+        the density is.
+
+    Raises
+    ------
+    CosmofieldsError
+        If a cell of the box holds no matter, or it has too few halos.
+    """
+    halos, true = open_box(path)
+    check_filled(true["density"].load(), repr(str(path)))
+    tracers = to_redshift_space(select(halos, wanted["number_density"]), los)
+    n_grid = [true.sizes[axis] for axis in AXES]
+    return tracers, paint(tracers, n_grid, weighting=wanted["weighting"]), true
 
 
 class _Pairs:
@@ -128,7 +166,9 @@ class _Pairs:
 
     def run(self, path: str) -> None:
         """Run the networks over a box and keep what they make."""
-        observed = _observed(path, self.cards["density"]["trained_for"], self.los)
+        _, observed, _ = observe(path, self.cards["density"]["trained_for"], self.los)
+        for network, card in self.loaded.values():
+            check_box(observed, card, network.coarsest)
         for n in self.symmetries:
             made = steps(self.loaded, observed, {**self.options, "symmetries": n})
             file = self.folder / f"{len(self.kept)}.pickle"
@@ -159,9 +199,8 @@ def _find_mean(
     # Mass is conserved: the table has the shape, and the mean is that of the validation boxes.
     mass = np.mean([_means(pairs, path) for path in validation], axis=0)
     for i, (mine, true) in enumerate(mass):
-        found["mean"]["ratio"][i] = [
-            float(f"{value:.5g}") for value in np.multiply(found["mean"]["ratio"][i], true / mine)
-        ]
+        scaled = np.multiply(found["mean"]["ratio"][i], true / mine)
+        found["mean"]["ratio"][i] = calibration.rounded(scaled)
     after = _density_scores(pairs, validation)
     log.info("recalibration of the density: %s before, %s after", before, after)
     if np.all(np.less(after["rms_error"], before["rms_error"])):
@@ -193,7 +232,7 @@ def _density_scores(pairs: _Pairs, validation: Sequence[str | Path]) -> dict[str
     ]
     squares, slopes = np.mean(scores, axis=0).T
     means = {"rms_error": np.sqrt(squares), "slope": slopes}
-    return {name: [float(f"{value:.5g}") for value in values] for name, values in means.items()}
+    return {name: calibration.rounded(values) for name, values in means.items()}
 
 
 def _find_factors(pairs: _Pairs, validation: Sequence[str | Path]) -> None:
@@ -220,7 +259,7 @@ def _ratios(fields: xr.Dataset, true: xr.Dataset, cards: dict[str, Any], n: int)
     """Errors of the cells, with what was predicted of them, by kind."""
     density, velocity = fields["density"], fields["velocity"]
     s = calibration.log_error(density, cards["density"], symmetries=n)
-    log_ratio = np.log(true["density"].values / density.values)
+    log_ratio = calibration.log_ratio(true["density"].values, density.values)
     found = {"density": np.stack([log_ratio.ravel(), s.ravel()])}
     error = calibration.velocity_error(density, cards["velocity"], symmetries=n)
     ratio = abs(velocity - true["velocity"]).values / error.values
@@ -256,18 +295,12 @@ def _check(
         raise CosmofieldsError("Name at least one box to measure, and one to validate on")
     if not 1 <= len(symmetries) <= 2:
         raise CosmofieldsError(f"symmetries={listing(symmetries)}; expected one or two numbers")
+    names = [Path(path).name for path in validation]
+    if len(set(names)) < len(names):
+        raise CosmofieldsError(f"validation={listing(names)}; expected each of another name")
     for path in (*boxes, *validation):
         if open_box(path)[0].attrs["source"].get("role") == "test":
             raise CosmofieldsError(f"{str(path)!r} calls itself a test box: it may choose nothing")
-
-
-def _observed(path: str | Path, wanted: dict[str, Any], los: str) -> xr.Dataset:
-    """Halo fields as a model takes them, in memory."""
-    halos, true = open_box(path)
-    check_filled(true["density"].load(), repr(str(path)))
-    chosen = to_redshift_space(select(halos, wanted["number_density"]), los)
-    n_grid = [true.sizes[axis] for axis in AXES]
-    return paint(chosen, n_grid, weighting=wanted["weighting"])
 
 
 def _command(

@@ -49,13 +49,11 @@ format: $(VENV)/dev.stamp ## rewrite the sources with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-train: export COSMOFIELDS = $(BIN)/cosmofields
-train: export BOXES VALIDATION
 train: ## a model that ships, from seeds to weights: make train MODEL=no-mass BOXES="a.h5 b.h5" VALIDATION=c.h5
 	@test -n "$(BOXES)" && test -n "$(VALIDATION)" || \
 		{ echo 'Name the boxes: make train BOXES="a.h5 b.h5" VALIDATION=c.h5' >&2; exit 2; }
 	@$(MAKE) --no-print-directory $(VENV)/run.stamp
-	tools/train_model.sh $(MODEL)
+	COSMOFIELDS=$(BIN)/cosmofields BOXES="$(BOXES)" VALIDATION="$(VALIDATION)" tools/train_model.sh $(MODEL)
 
 bench: $(VENV)/bench.stamp ## side by side with other packages: benchmarks/latest.json and the table in docs/performance.md
 	$(BIN)/python -m benchmarks $(NAMES); status=$$?; $(BIN)/python -m benchmarks --table; exit $$status

@@ -271,8 +271,7 @@ def test_a_network_for_the_momentum_has_a_stage(
             scale = float(field.std())
             got = tree[group][name]
             np.testing.assert_allclose(got, field, rtol=1e-5, atol=1e-5 * scale, err_msg=name)
-            kept = ["recalibrated", "estimator", "precision"]
-            kept += [] if "error" in name else ["model"]
+            kept = ["recalibrated", "estimator", "precision", "symmetries", "model"]
             assert [got.attrs.get(key) for key in kept] == [field.attrs.get(key) for key in kept]
     assert tree["reconstructed"].momentum.attrs["model"] == "random-momentum"
     product = tree["reconstructed"].density * tree["reconstructed"].velocity

@@ -48,7 +48,8 @@ def density_error(density: xr.DataArray, card: Card, *, symmetries: int = 1) -> 
         If the model was not calibrated.
     """
     s = log_error(density, card, symmetries=symmetries)
-    return _labelled("density_error", np.sqrt(np.expm1(s**2)) * _positive(density.data), density)
+    data = np.sqrt(np.expm1(s**2)) * _positive(density.data)
+    return _labelled("density_error", data, density, card, symmetries)
 
 
 def log_error(density: xr.DataArray, card: Card, *, symmetries: int = 1) -> Any:
@@ -101,13 +102,17 @@ def velocity_error(density: xr.DataArray, card: Card, *, symmetries: int = 1) ->
         by_part[part] = Table.of(table["density"], values)(smooth)
     stack: Any = da.stack if isinstance(smooth, da.Array) else np.stack
     data = stack([by_part[part] for part in parts(attribute(density, "los"))])
-    return _labelled("velocity_error", data, density)
+    return _labelled("velocity_error", data, density, card, symmetries)
 
 
-def _labelled(name: str, data: Any, density: xr.DataArray) -> xr.DataArray:
+def _labelled(
+    name: str, data: Any, density: xr.DataArray, card: Card, symmetries: int
+) -> xr.DataArray:
     grid = periodic_grid(density, what="uncertainty")
-    kept = {key: density.attrs[key] for key in ("model", "precision") if key in density.attrs}
-    return label(name, data, grid, box_facts(density), **kept)
+    made = {"model": card["name"], "symmetries": symmetries}
+    if "precision" in density.attrs:
+        made["precision"] = density.attrs["precision"]
+    return label(name, data, grid, box_facts(density), **made)
 
 
 def interval(

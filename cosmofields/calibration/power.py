@@ -25,7 +25,8 @@ def gain(
     ----------
     name : {"density", "velocity", "momentum"}
     card : dict
-        Of the model that holds it: the momentum's is the velocity's.
+        Of the model that holds it: of the momentum, its own network's if there is one, else the
+        velocity's.
     part : {"all", "across", "along"}
         Of a vector, its components across or along the line of sight; a scalar is of one part.
     symmetries : int
@@ -63,7 +64,7 @@ def restore(field: xr.DataArray, card: Card, *, symmetries: int = 1) -> xr.DataA
     field : DataArray, dims (x, y, z) or (component, x, y, z)
         ``density``, ``velocity`` or ``momentum`` of the whole box.
     card : dict
-        Of the model; of the velocity's for the momentum.
+        As in :func:`gain`.
     symmetries : int
         Over which ``field`` was averaged.
 

@@ -161,7 +161,7 @@ def score(
           :func:`~cosmofields.evaluate`; ``correlation_smoothed``, after a Gaussian of 5 Mpc/h;
           ``magnitude_correlation``, ``misalignment_mean`` and ``misalignment_std``;
         - ``spectral_correlation``, r(k) at k = 0.1 and 0.3 h/Mpc: of the bin that holds k, one
-          fundamental mode wide; ``transfer``, T(k) = P_predicted,true / P_true in the three
+          fundamental mode wide, null beyond the modes of the box; ``transfer``, T(k) = P_predicted,true / P_true in the three
           longest such bins, at ``transfer_k``;
         - ``relative_deviation``, R(k) in the bins of ``k_edges``, and the same of the
           power-restored field, ``restored_relative_deviation``; null where a bin has no mode;
@@ -328,13 +328,13 @@ def _directions(predicted: xr.DataArray, true: xr.DataArray) -> Scores:
 
 
 def _modes(predicted: xr.DataArray, true: xr.DataArray) -> Scores:
-    """R(k) and T(k) in bins one fundamental mode wide."""
+    """r(k) and T(k) in bins one fundamental mode wide."""
     found = spectra(predicted, true)
-    upper = found["k_bounds"].values[:, 1]
-    at = np.minimum(np.searchsorted(upper, K_CORRELATION, side="right"), len(upper) - 1)
+    low, high = found["k_bounds"].values.T
+    r = [found["correlation"].values[(low <= k) & (k < high)] for k in K_CORRELATION]
     longest = found.isel(k=slice(N_LONGEST))
     return {
-        "spectral_correlation": _all_rounded(found["correlation"].values[at]),
+        "spectral_correlation": [_rounded(one[0]) if one.size else None for one in r],
         "transfer": _all_rounded(longest["transfer"]),
         "transfer_k": _all_rounded(longest["k_mean"]),
     }

@@ -135,6 +135,20 @@ def test_spectra_by_hand(pair: tuple[xr.Dataset, xr.Dataset], scores: dict[str, 
             assert wanted == pytest.approx(pp / tt - 1, abs=1e-4)
 
 
+def test_no_r_where_the_box_has_no_modes(pair: tuple[xr.Dataset, xr.Dataset]) -> None:
+    # The same fields in longer cells: their shortest waves are k = 0.23 h/Mpc.
+    grid = make_grid(32, [32 * 24.0] * 3)
+    stretched = [
+        xr.Dataset(
+            {k: label(k, v.values, grid, {**FACTS, "box_size": 768.0}) for k, v in ds.items()}
+        )
+        for ds in pair
+    ]
+    first, second = measure(*stretched)["velocity"]["spectral_correlation"]
+    assert first is not None
+    assert second is None
+
+
 def test_divergence_is_that_of_the_velocity(pair: Any, scores: dict[str, Any]) -> None:
     p, t = (cf.divergence(ds["velocity"]) for ds in pair)
     found = scores["velocity_divergence"]

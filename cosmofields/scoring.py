@@ -27,7 +27,8 @@ from .linear import linear_bias, linear_theory
 from .readers import open_box
 from .spectral import spectra
 from .statistics import cell_statistics, magnitude, misalignment
-from .unet import Card, load_cards, write_card, zoo
+from .unet import Card, load_cards, write_card
+from .zoo import as_typed, zoo
 
 Scores = dict[str, Any]
 
@@ -161,8 +162,8 @@ def score(
           :func:`~cosmofields.evaluate`; ``correlation_smoothed``, after a Gaussian of 5 Mpc/h;
           ``magnitude_correlation``, ``misalignment_mean`` and ``misalignment_std``;
         - ``spectral_correlation``, r(k) at k = 0.1 and 0.3 h/Mpc: of the bin that holds k, one
-          fundamental mode wide, null beyond the modes of the box; ``transfer``, T(k) = P_predicted,true / P_true in the three
-          longest such bins, at ``transfer_k``;
+          fundamental mode wide, null beyond the modes of the box; ``transfer``, T(k) =
+          P_predicted,true / P_true in the three longest such bins, at ``transfer_k``;
         - ``relative_deviation``, R(k) in the bins of ``k_edges``, and the same of the
           power-restored field, ``restored_relative_deviation``; null where a bin has no mode;
         - ``coverage_68``, ``coverage_95``, the share of cells within the predicted errors.
@@ -191,7 +192,7 @@ def score(
         open_box(path)
     options: dict[str, Any] = {"symmetries": symmetries, "device": device, "precision": precision}
     command = (
-        f"cosmofields score --model {model} --boxes {' '.join(names)} "
+        f"cosmofields score --model {as_typed(model)} --boxes {' '.join(names)} "
         f"--los {los} --symmetries {symmetries}"
     )
     found = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ def zoo() -> dict[str, Path]:
     root = Path(str(resources.files("cosmofields"))) / "data" / "models"
     names = sorted(card.parent.name for card in root.glob("*/density.json"))
     return {name: root / name for name in sorted(names, key=lambda name: name != "default")}
+
+
+def as_typed(source: str | Path) -> str:
+    """A model as a command has it: a directory called like a model that ships begins with ./."""
+    text = os.fspath(source)
+    return f"./{text}" if isinstance(source, Path) and text in zoo() else text
 
 
 def advice(number_density: float, *, masses: bool) -> str:

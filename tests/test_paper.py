@@ -161,6 +161,7 @@ def test_trained_on_what_is_seen_in_use(trained: Path, box_file: Path) -> None:
     for target, predict in use.items():
         card = cards[target]
         assert np.isfinite(card["training"]["validation_loss"])
+        assert "--density-model" not in card["training"]["command"]  # that of the same directory
         assert card["inputs"] == ["halo_density", "density", f"unfiltered_{target}"]
         assert card["linear_bias"]["power_ratio"] == pytest.approx([beta], rel=1e-5)
         kept = next(store.parent.glob(f"{store.stem}-{target}-*.inputs.npy"))

@@ -13,7 +13,7 @@ from cosmofields.cli import TARGETS, _parser, main, run_of
 from cosmofields.conventions import CosmofieldsError, StoreError
 from cosmofields.training import KEYS, Fit, TrainingConfig, TrainingRun, read_run
 from cosmofields.training.config import command
-from cosmofields.unet import MODELS
+from cosmofields.unet import MODELS, model_folder, zoo
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 BOXES = """
@@ -106,6 +106,33 @@ seed = 7
     assert (again.boxes, again.validation) == (("a.h5", "c.h5"), ("b.zarr",))
     words = shlex.split(command(from_file.config, ["a.h5"], ["b.zarr"], "models/first"))
     assert run_of(_parser().parse_args(words[1:])).start == "first"
+
+
+def test_a_directory_called_like_a_model_that_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.h5", "b.h5"):
+        (tmp_path / name).touch()
+    (tmp_path / "default").mkdir()
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    def train(*args: object, density_model: str | Path, **kwargs: object) -> Path:
+        seen.append(model_folder(density_model))
+        return Path()
+
+    monkeypatch.setattr("cosmofields.training.train", train)
+    words = ["train", "velocity", "--boxes", "a.h5", "--validation", "b.h5", "--out", "default"]
+    assert main(words) == 0
+    assert main([*words, "--density-model", "default"]) == 0
+    # What was just trained there; what ships, asked for by name.
+    assert seen == [Path("default"), zoo()["default"]]
+    # A command tells them apart.
+    for source in ("default", "other/default", Path("default"), "first"):
+        made = command(TrainingConfig("velocity"), ["a.h5"], ["b.h5"], source, source)
+        run = run_of(_parser().parse_args(shlex.split(made)[1:]))
+        wanted = "./default" if source in ("other/default", Path("default")) else source
+        assert (run.start, run.density_model) == (wanted, wanted)
 
 
 def test_every_key_is_an_option() -> None:

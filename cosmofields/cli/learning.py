@@ -214,7 +214,8 @@ def _train(args: argparse.Namespace) -> None:
         run.boxes,
         run.validation,
         run.out,
-        density_model=run.density_model or run.out,
+        # A path: what was just trained into it, even if a model that ships has its name.
+        density_model=run.density_model or Path(run.out),
         start=run.start,
         workers=run.workers,
         devices=run.devices,

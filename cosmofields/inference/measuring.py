@@ -20,6 +20,7 @@ from ..painting import paint
 from ..readers import open_box
 from ..statistics import rms_error, slope
 from ..unet import load_cards, load_model, write_card
+from ..zoo import as_typed
 from .fields import Loaded, steps, targets_of, together
 from .inputs import check_box
 from .running import track
@@ -312,7 +313,7 @@ def _command(
 ) -> str:
     """What to type to calibrate the same model again."""
     parts = [
-        f"cosmofields calibrate --model {model}",
+        f"cosmofields calibrate --model {as_typed(model)}",
         f"--boxes {' '.join(Path(path).name for path in boxes)}",
         f"--validation {' '.join(Path(path).name for path in validation)}",
         f"--symmetries {' '.join(map(str, symmetries))} --los {los}",

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..catalog import NUMBER_DENSITY
 from ..conventions import CosmofieldsError, StoreError, listing
+from ..zoo import as_typed, zoo
 
 
 @dataclass(frozen=True)
@@ -254,14 +255,16 @@ def command(
     boxes: Sequence[str | Path],
     validation: Sequence[str | Path],
     start: str | Path | None = None,
+    density_model: str | Path | None = None,
 ) -> str:
     """What to type to train the same model again, file or no file."""
     given = {**asdict(config), **config.options}
     words = ["cosmofields", "train", config.target]
     for name, paths in (("--boxes", boxes), ("--validation", validation)):
         words += [name, *(Path(path).name for path in paths)]
-    if start is not None:
-        words += ["--start", Path(start).name]
+    for option, source in (("--start", start), ("--density-model", density_model)):
+        if source is not None:
+            words += [option, as_typed(source if source in zoo() else Path(Path(source).name))]
     for section in ("observation", "model", "training"):
         for key in KEYS[section]:
             value = given.get(key)

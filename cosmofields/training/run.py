@@ -17,7 +17,7 @@ from ..inference import Loaded, linear_options, track
 from ..readers import open_box
 from ..samples import cache_box, file_digest, power_ratio_bias, prepare_box
 from ..store import open_store
-from ..unet import load_model, save_model, start_from, weights_digest
+from ..unet import load_model, model_folder, save_model, start_from, weights_digest
 from .config import TrainingConfig, command
 from .data import VALIDATION_CROPS, loaders
 from .fit import Fit, lightning, run_fit
@@ -89,6 +89,7 @@ def train(
     fit = Fit(config)
     trained_for = check_run(fit, boxes, validation)
     earlier = _earlier(fit, density_model)
+    elsewhere = bool(earlier) and model_folder(density_model).resolve() != out.resolve()
     lineage: dict[str, Any] = {}
     if start is not None:
         other, its_card = load_model(config.target, start)
@@ -142,7 +143,9 @@ def train(
         "trained_for": trained_for,
         "linear_bias": bias,
         "training": {
-            "command": command(config, boxes, validation, start),
+            "command": command(
+                config, boxes, validation, start, density_model if elsewhere else None
+            ),
             "config": asdict(config),
             "boxes": [Path(path).name for path in boxes],
             "lines_of_sight": list(AXES),

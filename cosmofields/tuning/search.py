@@ -15,7 +15,7 @@ from ..lazy import machine
 from ..samples import prepare_box
 from ..stages import alone
 from ..training import TrainingConfig
-from ..unet import model_folder
+from ..unet import model_folder, zoo
 from .fits import run_here, run_on_workers
 from .results import BEST, FIGURES, TABLE, draw, line, table_of, write_best, write_table
 from .settings import BOXES, Job, Space
@@ -90,7 +90,10 @@ def tune(
         tuple(os.path.abspath(path) for path in validation),
         Path(out).absolute(),
         repeats,
-        os.path.abspath(model_folder(density_model)),
+        # A name stays one: best.toml is for other machines as well.
+        str(density_model)
+        if density_model in zoo()
+        else os.path.abspath(model_folder(density_model)),
     )
     found = job.check(space or Space())
     with alone(job.out), quiet():

@@ -349,7 +349,7 @@ def test_what_cannot_be_scored(models: Path, boxes: list[Path], tmp_path: Path) 
 def test_commands(
     models: Path, boxes: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "scores.json"
+    out = tmp_path / "new" / "scores.json"
     assert main(["score", "--model", str(models), "--boxes", str(boxes[1]), "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert all(row.label in text for row in ROWS)

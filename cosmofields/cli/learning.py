@@ -271,6 +271,8 @@ def _calibrate(args: argparse.Namespace) -> None:
 def _score(args: argparse.Namespace) -> None:
     from ..scoring import EQ2, FILTERED, NETWORK, ROWS, score
 
+    if args.out:  # before the boxes are run
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     found = score(
         args.model,
         args.boxes,

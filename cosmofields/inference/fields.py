@@ -35,13 +35,13 @@ def _load(
     targets: Sequence[str],
     allow_mismatch: bool,
     *,
-    calibrated: bool = False,
+    restore_power: bool = False,
+    uncertainty: bool = False,
 ) -> dict[str, Loaded]:
     """The models and their cards, by target; all that may be missing is said before any runs."""
     loaded = {target: load_model(target, model) for target in targets}
-    if calibrated:
-        for _, card in loaded.values():
-            calibration.calibration(card)
+    cards = {target: card for target, (_, card) in loaded.items()}
+    check_calibrated(cards, restore_power=restore_power, uncertainty=uncertainty)
     for network, card in loaded.values():
         if not allow_mismatch:
             check_box(observed, card, network.coarsest)
@@ -170,7 +170,7 @@ def predict_density(
     ------
     ModelMismatchError, MissingVariableError, MissingAttributeError, NotPeriodicError
     """
-    loaded = _load(observed, model, ["density"], allow_mismatch, calibrated=restore_power)
+    loaded = _load(observed, model, ["density"], allow_mismatch, restore_power=restore_power)
     options = {
         "tile": tile,
         "device": device,
@@ -218,7 +218,7 @@ def predict_velocity(
     ModelMismatchError, MissingVariableError, MissingAttributeError, NotPeriodicError
     """
     targets = ["velocity"] if "density" in observed else ["density", "velocity"]
-    loaded = _load(observed, model, targets, allow_mismatch, calibrated=restore_power)
+    loaded = _load(observed, model, targets, allow_mismatch, restore_power=restore_power)
     options = {
         "tile": tile,
         "device": device,
@@ -278,7 +278,7 @@ def predict_momentum(
     if "momentum" in targets:
         sees = load_model("momentum", model)[0].inputs
         targets = [target for target in targets if target in (*sees, "momentum")]
-    loaded = _load(observed, model, targets, allow_mismatch, calibrated=restore_power)
+    loaded = _load(observed, model, targets, allow_mismatch, restore_power=restore_power)
     options = {
         "tile": tile,
         "device": device,
@@ -338,9 +338,15 @@ def predict(
             "restore_power=True with uncertainty=True; expected one of them: the errors are of the "
             "mean fields, and restored ones, for spectra, are further from the truth"
         )
-    loaded = _load(observed, model, targets_of(model), allow_mismatch)
+    loaded = _load(
+        observed,
+        model,
+        targets_of(model),
+        allow_mismatch,
+        restore_power=restore_power,
+        uncertainty=uncertainty,
+    )
     cards = {target: card for target, (_, card) in loaded.items()}
-    check_calibrated(cards, restore_power=restore_power, uncertainty=uncertainty)
     options = {
         "tile": tile,
         "device": device,

@@ -228,11 +228,16 @@ def test_no_lognormal_has_a_mean_that_is_not_positive(pair: Any, fitted: Any, la
     np.testing.assert_allclose(again["log_error"], before["log_error"], rtol=0.01)
 
 
-def test_factor_of_a_lognormal() -> None:
+@pytest.mark.parametrize("factor", [0.3, 1.1, 2.0])
+def test_factor_of_a_lognormal(factor: float) -> None:
     rng = np.random.default_rng(1)
-    s = rng.uniform(0.4, 0.8, 100_000)
-    log_ratio = 1.1 * s * rng.standard_normal(s.size) - (1.1 * s) ** 2 / 2
-    assert calibration.lognormal_factor(log_ratio, s) == pytest.approx(1.1, abs=0.01)
+    s = rng.uniform(0.2, 0.4, 100_000)
+    log_ratio = factor * s * rng.standard_normal(s.size) - (factor * s) ** 2 / 2
+    found = calibration.lognormal_factor(log_ratio, s)
+    assert found == pytest.approx(factor, rel=0.01)
+    # Far above what a lognormal of that mean can be: no factor will do, and none is made up.
+    with pytest.raises(CosmofieldsError, match="No factor up to 8"):
+        calibration.lognormal_factor(log_ratio + 3, s)
 
 
 def test_rescaled_errors_say_by_what(fitted: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from ..conventions import FIELDS, attribute
+from ..conventions import FIELDS, CosmofieldsError, attribute
 from ..spectral import spectra
 from .errors import SMOOTHING, environment, log_ratio
 from .means import DENSITY_EDGES, FEWEST
@@ -153,15 +153,28 @@ def lognormal_factor(log_ratio: Array, s: Array) -> float:
     ----------
     log_ratio, s : arrays
         ln(true / predicted) of each cell, and the s predicted for it.
+
+    Raises
+    ------
+    CosmofieldsError
+        If no factor does that.
     """
 
     def excess(factor: float) -> float:
         mine = factor * s
         return float((np.abs(log_ratio + mine**2 / 2) < mine).mean() - SHARE)
 
-    # Wide lognormals have their median far below their mean: the share falls again beyond 1.3.
-    low, high = 0.6, 1.3
-    for _ in range(12):
+    # Wide lognormals have their median far below their mean: the share rises, and falls again.
+    # The first factor that will do is sought, step by step.
+    steps = np.geomspace(1 / 8, 8, 43)
+    high = next((factor for factor in steps if excess(factor) >= 0), None)
+    if high is None:
+        raise CosmofieldsError(
+            f"No factor up to {steps[-1]:g} lets {SHARE:.0%} of the cells lie within the errors of "
+            "the density: they are no lognormal's, the model is too far from the truth"
+        )
+    low = high * steps[0] / steps[1]
+    for _ in range(10):
         middle = (low + high) / 2
         low, high = (middle, high) if excess(middle) < 0 else (low, middle)
-    return (low + high) / 2
+    return float((low + high) / 2)

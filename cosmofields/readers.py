@@ -128,7 +128,7 @@ def open_catalog(
         raise MissingVariableError(
             f"No `velocity` beside {first.parts['position'].name!r} in {first.path!r}: name it, "
             "velocity='...', in km/s; or los='x', 'y' or 'z' if the positions are in redshift "
-            "space already"
+            "space already (in the shell: --redshift-space --los x)"
         )
     chunks = _row_chunks(files, rows)
     lengths = parse_box_size(facts["box_size"])

@@ -206,7 +206,10 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise StoreError(f"No configuration {str(path)!r} ({error})") from error
+        raise StoreError(
+            f"No configuration {str(path)!r} ({error}); expected a TOML file, or density, "
+            "velocity or momentum"
+        ) from error
     except ValueError as error:
         raise StoreError(f"{str(path)!r} is no TOML file: {error}") from error
     for section in [key for key, value in table.items() if isinstance(value, Mapping)]:

@@ -40,6 +40,8 @@ def fits(name, folder, monkeypatch):
     first.mkdir(parents=True)
     for suffix in ("json", "safetensors"):
         (first / f"density.{suffix}").touch()
+    if name != "default":  # which the others begin with
+        (first.parent / "velocity.json").touch()
     lines, done = commands(name, folder)
     assert done.returncode == 0, done.stderr
     monkeypatch.chdir(folder)  # where the boxes are

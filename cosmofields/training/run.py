@@ -233,7 +233,7 @@ def check_run(
                 f"{str(path)!r} calls itself a {role} box; it was given for {use}"
             )
         facts[str(path)] = {
-            "cell_size": round(max(periodic_grid(true).cell_size), 4),
+            "cell_size": round(max(periodic_grid(true).cell_size), 6),
             "redshift": halos.attrs["redshift"],
             "cosmology": halos.attrs["cosmology"],
         }

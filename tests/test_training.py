@@ -248,7 +248,7 @@ def test_bad_boxes_are_refused_at_the_door(
 
     assert "No file" in refused([tmp_path / "none.h5"])
     assert "at least one box" in refused([])
-    assert "No model" in refused([box_file], "velocity")
+    assert "density.safetensors and density.json" in refused([box_file], "velocity")
     other = make_box(tmp_path / "coarse.h5", n_grid=16)
     assert "differ in kind" in refused([box_file, other])
     test_box = make_box(tmp_path / "test.h5", seed=9, role="test")

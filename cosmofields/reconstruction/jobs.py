@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +31,7 @@ from ..encoding import json_attrs
 from ..inference import linear_options
 from ..lazy import CHUNK, chunk_shape, machine
 from ..store import StorePath, side_text
-from ..unet import FieldModel
+from ..unet import FieldModel, weights_digest
 
 ERRORS = ("density_error", "velocity_error")
 RESTORED = ("density", "velocity", "momentum")
@@ -168,7 +167,7 @@ def plan_of(job: Job, halos: xr.Dataset | None, observed: xr.Dataset) -> dict[st
         "n_grid": job.grid.shape,
         "weighting": field.attrs.get("weighting"),
         "tracers": stages.digest(*found),
-        "models": {name: stages.digest(*_weights(model)) for name, model in job.models.items()},
+        "models": {name: weights_digest(model) for name, model in job.models.items()},
         "linear_bias": job.theory["bias"],
         "tiles": {name: plan.tile for name, plan in job.plans.items()},
         "precision": job.precision,
@@ -186,12 +185,6 @@ def plan_of(job: Job, halos: xr.Dataset | None, observed: xr.Dataset) -> dict[st
         measured = [card.get("calibration") for card in job.cards.values()]
         plan["calibration"] = stages.digest(json.dumps(measured, sort_keys=True).encode())
     return dict(json.loads(json.dumps(plan)))
-
-
-def _weights(model: FieldModel) -> Iterator[bytes]:
-    for name, tensor in model.state_dict().items():
-        yield name.encode()
-        yield tensor.cpu().numpy().tobytes()
 
 
 def template_of(job: Job, halos: xr.Dataset | None, observed: xr.Dataset) -> xr.DataTree:

@@ -47,5 +47,6 @@ def _for_bins(weights: Tensor, n_bins: int, n_theirs: int) -> Tensor:
 
 def weights_digest(model: FieldModel) -> str:
     """What tells one model from another: of its weights and running averages."""
-    parts = ([name.encode(), value.cpu().numpy()] for name, value in model.state_dict().items())
+    state = model.state_dict().items()
+    parts = ((name.encode(), value.cpu().numpy().tobytes()) for name, value in state)
     return digest(*chain.from_iterable(parts))

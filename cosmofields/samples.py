@@ -30,13 +30,12 @@ from .inference import (
     model_inputs,
     run_in_box,
     turn,
-    vector_channels,
 )
 from .kernels.symmetry import transform
 from .painting import paint
 from .readers import open_box
 from .store import open_store, write_store
-from .unet import MODELS
+from .unet import MODELS, vector_channels
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.float32]]
 Files = tuple[Path, Path]
@@ -237,22 +236,20 @@ def load_box(
     observed, los = ds[["halo_density"]], ds.attrs["los"]
     names = MODELS["residual", target].inputs if inputs is None else tuple(inputs)
     fields: dict[str, xr.DataArray] = {}
-    if "density" in names:
-        network, _ = (earlier or {})["density"]
-        predicted = run_in_box(network, observed["halo_density"].values, los)
-        fields["density"] = ds["density"].copy(data=predicted[0])
-    if "velocity" in names:
-        network, card = (earlier or {})["velocity"]
-        x = model_inputs(observed, network.inputs, fields=fields, bias=card["linear_bias"])
-        fields["velocity"] = ds["velocity"].copy(data=run_in_box(network, x, los))
+    for earlier_target in ("density", "velocity"):
+        if earlier_target in names:
+            network, card = (earlier or {})[earlier_target]
+            x = model_inputs(observed, network.inputs, fields=fields, bias=card["linear_bias"])
+            made = run_in_box(network, x, los).reshape(ds[earlier_target].shape)
+            fields[earlier_target] = ds[earlier_target].copy(data=made)
     x = model_inputs(observed, names, fields=fields, bias=bias)
     if target == "momentum":
         truth = ds["velocity"].values * ds["density"].values
     else:
         truth = ds[target].values
-    order, vector = axes_to_los_last(los), vector_channels(target)
+    order, vector = axes_to_los_last(los), vector_channels([target])
     return (
-        np.ascontiguousarray(turn(x, order, vector), np.float32),
+        np.ascontiguousarray(turn(x, order, vector_channels(names)), np.float32),
         np.ascontiguousarray(turn(truth if vector else truth[None], order, vector), np.float32),
     )
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cosmofields import engine, lazy
 from cosmofields.conventions import CosmofieldsError, DimensionError
 from cosmofields.kernels import tiles
-from cosmofields.unet import FieldModel, build, load_model
+from cosmofields.unet import FieldModel, build, load_model, vector_channels
 
 GB = 10**9
 
@@ -41,7 +41,7 @@ def random_model(architecture: str, target: str, widths: tuple[int, ...] = (4, 6
 def fields(model: FieldModel, shape: tuple[int, ...], seed: int = 0) -> NDArray[np.float32]:
     rng = np.random.default_rng(seed)
     x = rng.gamma(0.3, 2.0, (model.n_in, *shape)).astype(np.float32)
-    if model.target == "velocity":
+    if vector_channels(model.inputs):
         x[-3:] = 300 * rng.standard_normal((3, *shape))
     return x
 

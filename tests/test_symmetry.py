@@ -14,7 +14,7 @@ from cosmofields import engine
 from cosmofields.conventions import CosmofieldsError
 from cosmofields.inference import apply_model
 from cosmofields.kernels.symmetry import ORDER, SIZES, inverse, transform
-from cosmofields.unet import FieldModel, build
+from cosmofields.unet import FieldModel, build, vector_channels
 
 
 def name_of(element: int) -> bytes:
@@ -76,7 +76,7 @@ def random_model(target: str) -> FieldModel:
 def fields(model: FieldModel, shape: tuple[int, ...]) -> NDArray[np.float32]:
     rng = np.random.default_rng(1)
     x = rng.gamma(0.3, 2.0, (model.n_in, *shape)).astype(np.float32)
-    if model.target == "velocity":
+    if vector_channels(model.inputs):
         x[-3:] = 300 * rng.standard_normal((3, *shape))
     return x
 

@@ -21,6 +21,7 @@ from cosmofields.unet import (
     build,
     load_model,
     save_model,
+    vector_channels,
 )
 from cosmofields.unet.models import PaperVector
 
@@ -49,7 +50,7 @@ def card_of(model: FieldModel, architecture: str) -> dict[str, Any]:
 
 def fields(model: FieldModel, n: int = 16) -> torch.Tensor:
     x = torch.rand(1, model.n_in, n, n, n)
-    if model.is_vector:
+    if vector_channels(model.inputs):
         x[:, -3:] = 300 * torch.randn(1, 3, n, n, n)
     return x
 
@@ -57,7 +58,7 @@ def fields(model: FieldModel, n: int = 16) -> torch.Tensor:
 @pytest.mark.parametrize("key", KEYS)
 def test_shapes_and_channels(key: tuple[str, str]) -> None:
     model = build(*key)
-    assert model.n_in == (4 if key[1] == "density" else 8)
+    assert model.n_in == {"paper": 4, "residual": 7}[key[0]] if key[1] == "density" else 8
     with torch.no_grad():
         out = model.eval()(fields(model))
     assert out.shape == (1, 1 if key[1] == "density" else 3, 16, 16, 16)
@@ -68,7 +69,7 @@ def test_residual_models_start_from_the_mean_and_from_linear_theory() -> None:
     density, velocity = (build("residual", target).eval() for target in ("density", "velocity"))
     x = fields(velocity)
     with torch.no_grad():
-        assert torch.equal(density(x[:, :4]), torch.ones(1, 1, 16, 16, 16))
+        assert torch.equal(density(fields(density)), torch.ones(1, 1, 16, 16, 16))
         assert torch.equal(velocity(x), x[:, -3:])
 
 

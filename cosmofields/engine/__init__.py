@@ -14,7 +14,6 @@ from .passes import (
     resources,
     run_tile,
     seconds_per_cell,
-    vector_channels,
 )
 from .plans import WORTH, memory_of, plan
 
@@ -32,5 +31,4 @@ __all__ = [
     "resources",
     "run_tile",
     "seconds_per_cell",
-    "vector_channels",
 ]

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from .. import lazy
-from ..conventions import FIELDS, CosmofieldsError
+from ..conventions import CosmofieldsError
 from ..kernels import symmetry
-from ..unet import FieldModel
+from ..unet import FieldModel, vector_channels
 from .networks import PRECISIONS, inner_of, is_residual, prepare
 
 # One pass at a time: torch takes all cores for it, and a second doubles the memory.
@@ -50,11 +50,6 @@ def resolve_precision(precision: str, device: str | torch.device, *models: Field
     on_gpu = resolve_device(device).type == "cuda"
     native = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_avx512_bf16_supported()
     return "bfloat16" if native and all(map(is_residual, models)) else "float32"
-
-
-def vector_channels(target: str) -> int:
-    """How many of a model's last channels, in and out, are components that turn with the axes."""
-    return 3 if FIELDS[target].is_vector else 0
 
 
 @contextmanager
@@ -126,7 +121,8 @@ def run_tile(
         prepared = prepare(model, where, resolve_precision(precision, where, model))
         # torch warns of an array that it must not write to.
         own = np.require(inputs if inputs.ndim == 5 else inputs[None], np.float32, "W")
-        vector, crop = vector_channels(model.target), (halo - prepared.halo,) * 3
+        given, made = (vector_channels(names) for names in (model.inputs, [model.target]))
+        crop = (halo - prepared.halo,) * 3
 
         def one(array: NDArray[np.float32]) -> NDArray[np.float32]:
             x = torch.from_numpy(array).to(where)
@@ -134,8 +130,8 @@ def run_tile(
 
         total = one(own)
         for element in symmetry.ORDER[1:symmetries]:
-            y = one(symmetry.transform(own, element, vector))
-            total += symmetry.transform(y, symmetry.inverse(element), vector)
+            y = one(symmetry.transform(own, element, given))
+            total += symmetry.transform(y, symmetry.inverse(element), made)
         if symmetries > 1:
             total /= symmetries
     return cast("NDArray[np.float32]", total if inputs.ndim == 5 else total[0])

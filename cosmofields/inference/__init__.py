@@ -1,8 +1,7 @@
 """A saved model over a box: what it sees, how it runs, and the fields that come of it."""
 
-from ..engine import vector_channels
 from .fields import Loaded, predict, predict_density, predict_momentum, predict_velocity
-from .inputs import Bias, check_box, linear_options, model_inputs
+from .inputs import Bias, check_box, linear_options, model_inputs, same_theory
 from .measuring import calibrate, observe
 from .running import apply_model, axes_to_los_last, run_in_box, track, turn
 
@@ -21,7 +20,7 @@ __all__ = [
     "predict_momentum",
     "predict_velocity",
     "run_in_box",
+    "same_theory",
     "track",
     "turn",
-    "vector_channels",
 ]

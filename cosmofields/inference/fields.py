@@ -23,7 +23,7 @@ from ..conventions import (
 from ..cosmology import cosmology_of
 from ..linear import as_dataset
 from ..unet import FieldModel, load_cards, load_model, model_folder
-from .inputs import check_box, model_inputs
+from .inputs import check_box, linear_inputs, linear_options, model_inputs, same_theory
 from .running import run_in_box
 
 Loaded = tuple[FieldModel, dict[str, Any]]
@@ -78,19 +78,34 @@ def _predict(
     data = run_in_box(model, inputs, attribute(observed, "los"), **options)
     grid = periodic_grid(observed, what="reconstruction")
     facts = {**box_facts(observed), "space": "real"}
-    named = label(model.target, data if model.is_vector else data[0], grid, facts)
+    named = label(model.target, data if len(data) == 3 else data[0], grid, facts)
     return named.assign_attrs(
         model=card["name"], precision=precision, symmetries=options["symmetries"]
     )
 
 
 def steps(
-    loaded: Mapping[str, Loaded], observed: xr.Dataset, options: dict[str, Any]
+    loaded: Mapping[str, Loaded],
+    observed: xr.Dataset,
+    options: dict[str, Any],
+    known: Mapping[str, xr.DataArray] | None = None,
 ) -> dict[str, xr.DataArray]:
-    """What the networks make of a box, each in turn of what those before it made, as it is."""
+    """What the networks make of a box, each in turn of what those before it made, as it is.
+
+    ``known``: fields that are there instead of a network's.
+    """
     made: dict[str, xr.DataArray] = {}
-    for target, one in loaded.items():
-        made[target] = _predict(one, observed, made, options)
+    theory: list[tuple[dict[str, Any], dict[str, xr.DataArray]]] = []
+    for target, (network, card) in loaded.items():
+        mine = linear_options(network.inputs, card["linear_bias"])
+        # Of the same halos two networks see the same linear theory: it is made once.
+        shared = next((fields for its, fields in theory if same_theory(its, mine)), None)
+        if shared is None:
+            wanted = {*network.inputs} - {*observed}
+            shared = linear_inputs(observed, wanted, card["linear_bias"])
+            theory.append((mine, shared))
+        fields = {**(known or {}), **made, **shared}
+        made[target] = _predict((network, card), observed, fields, options)
     return made
 
 
@@ -235,9 +250,7 @@ def predict_velocity(
             over = density.attrs.get("symmetries", symmetries)
             density = calibration.network_density(density, card, symmetries=over)
         fields["density"] = density
-    else:
-        fields["density"] = _predict(loaded["density"], observed, {}, options)
-    velocity = _predict(loaded["velocity"], observed, fields, options)
+    velocity = steps(loaded, observed, options, fields)["velocity"]
     if restore_power:
         return calibration.restore(velocity, loaded["velocity"][1], symmetries=symmetries)
     return velocity

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ def model_inputs(
     names : sequence of str
         The model's ``inputs``.
     fields : mapping of name to DataArray
-        What earlier steps predicted: a ``density``, a ``velocity``.
+        What is known: a ``density``, a ``velocity`` that earlier steps predicted, a linear field.
     bias : mapping
         The ``linear_bias`` of the model's card, for a linear field among the inputs: one a mass
         bin under ``mass_bins``, that of eq. 4 under ``power_ratio``.  What is not there is measured
@@ -63,16 +63,25 @@ def model_inputs(
     known = {"halo_density": variable(observed, "halo_density"), **(fields or {})}
     if "linear_velocity" in names and "linear_velocity" in observed:
         known["linear_velocity"] = observed["linear_velocity"]
-    for name in LINEAR.keys() & {*names} - {*known}:
-        options = linear_options([name], bias or {})
-        if name == "unfiltered_momentum":
-            known[name] = linear_theory(observed, **options)["momentum"]
-        else:
-            known[name] = linear_velocity(observed, **options)
+    known |= linear_inputs(observed, {*names} - {*known}, bias or {})
     arrays = [known[name].transpose(..., *AXES) for name in names]
     check_same_grid(*arrays)
     channels = [array.data if array.ndim == 4 else array.data[None] for array in arrays]
     return np.concatenate(channels) if len(channels) > 1 else channels[0]
+
+
+def linear_inputs(
+    observed: xr.Dataset, names: Iterable[str], bias: Mapping[str, Bias]
+) -> dict[str, xr.DataArray]:
+    """Those of the named fields that are linear theory's, made of the halos."""
+    made = {}
+    for name in LINEAR.keys() & {*names}:
+        options = linear_options([name], bias)
+        if name == "unfiltered_momentum":
+            made[name] = linear_theory(observed, **options)["momentum"]
+        else:
+            made[name] = linear_velocity(observed, **options)
+    return made
 
 
 def linear_options(names: Sequence[str], bias: Mapping[str, Bias]) -> dict[str, Any]:
@@ -95,6 +104,14 @@ def linear_options(names: Sequence[str], bias: Mapping[str, Bias]) -> dict[str, 
             method, entry = LINEAR[name]
             return {"method": method, "bias": bias.get(entry)}
     return {}
+
+
+def same_theory(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two results of :func:`linear_options` make one field, but for rounding."""
+    if one.get("method") != other.get("method"):
+        return False
+    mine, its = (np.atleast_1d(options.get("bias") or []) for options in (one, other))
+    return mine.shape == its.shape and np.allclose(mine, its, rtol=1e-5)
 
 
 def check_box(observed: xr.Dataset, card: dict[str, Any], multiple: int = 4) -> None:

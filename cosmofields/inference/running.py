@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from .. import engine
 from ..conventions import AXES, DimensionError, check_los
-from ..engine import vector_channels
 from ..kernels import tiles
 from ..lazy import chunk_shape, machine
-from ..unet import FieldModel
+from ..unet import FieldModel, vector_channels
 
 log = logging.getLogger("cosmofields")
 
@@ -31,10 +30,10 @@ def axes_to_los_last(los: str) -> tuple[int, int, int]:
     return (last + 1) % 3, (last + 2) % 3, last
 
 
-def turn(array: Any, order: Sequence[int], vector_channels: int) -> Any:
+def turn(array: Any, order: Sequence[int], n_components: int) -> Any:
     """Reorder the axes of (channel, x, y, z), and the components among its last channels."""
     turned = array.transpose(0, *(1 + axis for axis in order))
-    if not vector_channels:
+    if not n_components:
         return turned
     first = turned.shape[0] - 3
     return turned[[*range(first), *(first + axis for axis in order)]]
@@ -57,8 +56,8 @@ def run_in_box(model: FieldModel, inputs: Any, los: str, **options: Any) -> Any:
     """
     order = axes_to_los_last(los)
     back = [int(axis) for axis in np.argsort(order)]
-    vector = vector_channels(model.target)
-    return turn(apply_model(model, turn(inputs, order, vector), **options), back, vector)
+    turned = turn(inputs, order, vector_channels(model.inputs))
+    return turn(apply_model(model, turned, **options), back, vector_channels([model.target]))
 
 
 def apply_model(

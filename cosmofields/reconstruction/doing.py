@@ -14,14 +14,14 @@ from rich.console import Console
 from .. import engine, stages
 from ..calibration import Table, undoing
 from ..conventions import is_lazy
-from ..inference import axes_to_los_last, turn, vector_channels
+from ..inference import axes_to_los_last, turn
 from ..inference.fields import errors, restored
 from ..kernels import tiles
 from ..lazy import log
 from ..linear import linear_theory
 from ..painting import paint
 from ..store import StorePath
-from ..unet import FieldModel
+from ..unet import FieldModel, vector_channels
 from .jobs import ERRORS, PLACES, RESTORED, Job, cut
 
 
@@ -136,7 +136,7 @@ def _tile(
             # The store holds the density recalibrated; networks know it as it came from one.
             if name == "density" and mean is not None:
                 part *= undoing(mean)(part)
-            vector = vector_channels(PLACES[name].split("/")[1])
+            vector = vector_channels([name])
             part = turn(part if part.ndim > 3 else part[None], order, vector)
             inputs[at : at + len(part)] = part
             at += len(part)

@@ -19,6 +19,7 @@ from ..conventions import (
     AXES,
     FIELDS,
     Grid,
+    ModelMismatchError,
     StoreError,
     attribute,
     box_facts,
@@ -28,7 +29,7 @@ from ..conventions import (
     periodic_grid,
 )
 from ..encoding import json_attrs
-from ..inference import linear_options
+from ..inference import linear_options, same_theory
 from ..lazy import CHUNK, chunk_shape, machine
 from ..store import StorePath, side_text
 from ..unet import FieldModel, weights_digest
@@ -62,7 +63,7 @@ class Job:
     store: StorePath
     grid: Grid
     los: str
-    theory: dict[str, Any]  # options of linear_theory, as the velocity model saw it
+    theory: dict[str, Any]  # options of linear_theory, as density and velocity model saw it
     momentum_theory: dict[str, Any]  # the same of the momentum model, if it sees one
     models: dict[str, FieldModel]
     plans: dict[str, engine.TilePlan]
@@ -138,14 +139,23 @@ def make_job(
                 f"{target} network. They need {one.nbytes / 1e9:.1f} GB and {memory / 1e9:.1f} GB "
                 "are allowed: give it more memory, or another store"
             )
+    theory = {
+        target: linear_options(model.inputs, cards[target]["linear_bias"])
+        for target, model in models.items()
+    }
+    if "linear_velocity" in models["density"].inputs and not same_theory(
+        theory["density"], theory["velocity"]
+    ):
+        raise ModelMismatchError(
+            f"The density model saw linear theory with {theory['density']}, the velocity model "
+            f"with {theory['velocity']}; a store holds one: train both on the same boxes"
+        )
     return Job(
         store=store,
         grid=grid,
         los=attribute(observed, "los"),
-        theory=linear_options(models["velocity"].inputs, cards["velocity"]["linear_bias"]),
-        momentum_theory=linear_options(models["momentum"].inputs, cards["momentum"]["linear_bias"])
-        if "momentum" in models
-        else {},
+        theory=theory["velocity"],
+        momentum_theory=theory.get("momentum", {}),
         models=models,
         plans=plans,
         device=device,

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ..inference import vector_channels
 from ..samples import Arrays, BoxSamples, Files
+from ..unet import MODELS, vector_channels
 from .config import TrainingConfig
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -115,7 +115,7 @@ def loaders(
     def samples(of: Sequence[Arrays | Files], seed: int) -> BoxSamples:
         return BoxSamples(
             of,
-            vector_inputs=vector_channels(config.target),
+            vector_inputs=vector_channels(MODELS[config.architecture, config.target].inputs),
             crop=config.crop,
             seed=seed,
         )

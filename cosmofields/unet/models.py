@@ -24,6 +24,12 @@ MOMENTUM_SCALE = 1000.0
 MAX_LOG_DENSITY = 8.0
 
 
+def vector_channels(names: Sequence[str]) -> int:
+    """How many of the last channels of these fields are components, which turn with the axes."""
+    # A "linear_velocity" or "unfiltered_momentum" is a velocity or a momentum.
+    return 3 if FIELDS[names[-1].rpartition("_")[2]].is_vector else 0
+
+
 class FieldModel(nn.Module):
     """A network with the scalings before and after it: physical fields in and out.
 
@@ -31,8 +37,8 @@ class FieldModel(nn.Module):
     ----------
     target : {"density", "velocity", "momentum"}
     inputs : tuple of str
-        Fields that make the input channels, in order: the halos, then for a vector the density
-        and a vector.
+        Fields that make the input channels, in order: the halos, perhaps the density, perhaps a
+        vector.
     options : dict
         What :func:`build` needs to make the same model again.
     coarsest, receptive_radius : int
@@ -52,19 +58,14 @@ class FieldModel(nn.Module):
         self.prepared: dict[Any, Any] = {}
 
     @property
-    def is_vector(self) -> bool:
-        """Whether the last three channels, in and out, are components."""
-        return FIELDS[self.target].is_vector
-
-    @property
     def n_in(self) -> int:
         """Number of input channels."""
-        return self.n_bins + (4 if self.is_vector else 0)
+        return self.n_bins + ("density" in self.inputs) + vector_channels(self.inputs)
 
     @property
     def n_out(self) -> int:
         """Number of output channels."""
-        return 3 if self.is_vector else 1
+        return vector_channels([self.target]) or 1
 
     @property
     def coarsest(self) -> int:
@@ -81,11 +82,12 @@ class FieldModel(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Network inputs from physical fields (batch, channel, x, y, z)."""
-        halos = torch.log1p(x[:, : self.n_bins])
-        if not self.is_vector:
-            return halos
-        density = torch.log(x[:, self.n_bins : self.n_bins + 1].clamp_min(1e-3))
-        return torch.cat([halos, density, x[:, self.n_bins + 1 :] / VELOCITY_SCALE], dim=1)
+        channels = [torch.log1p(x[:, : self.n_bins])]
+        if "density" in self.inputs:
+            channels.append(torch.log(x[:, self.n_bins : self.n_bins + 1].clamp_min(1e-3)))
+        if vector_channels(self.inputs):
+            channels.append(x[:, -3:] / VELOCITY_SCALE)
+        return torch.cat(channels, dim=1)
 
     def finish(self, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
         """Physical fields from what the networks made of the same cells of ``x``."""
@@ -117,17 +119,20 @@ def _inner(x: Tensor, margin: int) -> Tensor:
 class ResidualDensity(FieldModel):
     """Density as exp(network): positive by construction.
 
+    The linear velocity of the whole box tells it how far the longest waves, which a crop does not
+    hold, have moved its halos along the line of sight.
+
     The loss is the Poisson deviance 2 [rho log(rho / rho_hat) - rho + rho_hat].  Like the squared
     error it is least at the conditional mean (both are Bregman divergences), but weighs a cell by
     one over its mean, so that a few clusters do not drown the rest.
     """
 
     target = "density"
-    inputs = ("halo_density",)
+    inputs = ("halo_density", "linear_velocity")
 
     def __init__(self, n_bins: int = 4, widths: Sequence[int] = (16, 64, 128)) -> None:
         super().__init__(n_bins, widths)
-        self.networks = nn.ModuleList([ResidualUNet(n_bins, 1, tuple(widths))])
+        self.networks = nn.ModuleList([ResidualUNet(self.n_in, 1, tuple(widths))])
 
     def log_density(self, x: Tensor) -> Tensor:
         """Natural logarithm of the density."""

@@ -124,11 +124,14 @@ def linear_bias(
 
 
 def large_scale_bias(
-    halos: xr.Dataset, density: xr.DataArray, *, k_max: float = 0.1
+    halos: xr.Dataset, density: xr.DataArray, *, k_max: float = 0.15
 ) -> NDArray[np.float64]:
-    """Bias of each mass bin from its cross power with matter on large scales.
+    """Bias of each mass bin in the limit of long waves, from its cross power with matter.
 
-    b_i = sum over k < k_max of P_im / sum of P_mm, weighted by modes; free of shot noise.
+    P_im / P_mm = b_i + c_i k^2 over k < k_max by least squares, each bin of k weighted by modes
+    times P_mm, the inverse variance under shot noise; b_i is returned.  Without the second term the
+    bias of the most massive halos (a cumulative 1e-4 (h/Mpc)^3 at z = 0.6) comes out 4 % high, for
+    it grows by a tenth up to k = 0.1 h/Mpc, and the linear velocity's longest waves as much low.
 
     Parameters
     ----------
@@ -151,7 +154,7 @@ def large_scale_bias(
 
     Notes
     -----
-    Eager.
+    Eager.  With fewer than four bins of k below ``k_max`` the bias is taken as constant.
     """
     field = variable(halos, "halo_density", hint=_PAINT)
     if attribute(field, "space") != "real":
@@ -159,14 +162,17 @@ def large_scale_bias(
             "large_scale_bias needs halos in real space: paint them before to_redshift_space"
         )
     matter = power_spectrum(density)
-    weight = _modes_below(matter, k_max)
-
-    def total(spectrum: xr.Dataset) -> float:
-        return float(np.nansum(spectrum["power"].values * weight))
-
+    modes = _modes_below(matter, k_max)
+    below = modes > 0
+    k, power = matter["k_mean"].values[below], matter["power"].values[below]
     shares, _ = tracers(field)
-    cross = [total(power_spectrum(field.isel(mass_bin=i), density)) for i in range(len(shares))]
-    return np.array(cross) / shares.values / total(matter)
+    cross = [
+        power_spectrum(field.isel(mass_bin=i), density)["power"].values[below] / share
+        for i, share in enumerate(shares.values)
+    ]
+    ratio, weights = np.array(cross) / power, np.sqrt(modes[below] * power)
+    fit = np.polynomial.polynomial.polyfit(k**2, ratio.T, int(len(k) > 3), w=weights)
+    return np.asarray(fit[0], np.float64)
 
 
 def redshift_space_bias(observed: xr.Dataset, *, k_max: float = 0.1) -> NDArray[np.float64]:

@@ -436,6 +436,17 @@ def test_large_scale_bias_of_scaled_fields(universe, facts):
     np.testing.assert_allclose(large_scale_bias(ds, density), bias, atol=0.15)
 
 
+def test_large_scale_bias_is_that_of_the_longest_waves(universe, facts):
+    """Tracers whose bias grows as b + c k^2, as that of massive halos does."""
+    modes = gaussian(universe)
+    k2 = sum(k**2 for k in full_k(SHAPE, LENGTHS))
+    tracers = [real(modes * (b + c * k2)) for b, c in ((3.0, 30.0), (1.5, -2.0))]
+    ds = halos_of(tracers, LENGTHS, facts, noise=1.0, share=[0.4, 0.6])
+    # |k| differs within a bin of k.
+    bias = large_scale_bias(ds, matter(real(modes), LENGTHS, facts))
+    np.testing.assert_allclose(bias, [3.0, 1.5], rtol=2e-3)
+
+
 @pytest.mark.parametrize("los", [None, "x", "z"])
 def test_redshift_space_bias(universe, facts, los):
     """b from P - N = (b^2 + 2 f b / 3 + f^2 / 5) P; f = 0 in real space."""

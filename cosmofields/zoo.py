@@ -22,6 +22,11 @@ def zoo() -> dict[str, Path]:
     return {name: root / name for name in sorted(names, key=lambda name: name != "default")}
 
 
+def name_of(source: str | Path) -> str:
+    """What a model is called: a name of the zoo, or that of its directory."""
+    return source if isinstance(source, str) and source in zoo() else Path(source).resolve().name
+
+
 def as_typed(source: str | Path) -> str:
     """A model as a command has it: a directory called like a model that ships begins with ./."""
     text = os.fspath(source)

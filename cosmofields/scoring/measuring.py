@@ -1,15 +1,9 @@
-"""Scores of a saved model over boxes with known truth, as its cards keep them and the docs show.
-
-A score is always of the mean fields, but for the power-restored spectra, which are of the
-power-restored ones (:mod:`cosmofields.calibration`).  Linear theory from the same halos is scored
-beside the networks: Wiener-filtered by mass bin, and as eq. 2 of Xiao et al. 2024 has it.
-"""
+"""Scores of a saved model over boxes with known truth."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,109 +12,26 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from . import calibration
-from .comparison import MOMENTS, combined_scores
-from .conventions import AXES, CosmofieldsError, listing, periodic_grid
-from .derivatives import divergence
-from .inference import observe, predict
-from .linear import linear_bias, linear_theory
-from .readers import open_box
-from .spectral import spectra
-from .statistics import cell_statistics, magnitude, misalignment
-from .unet import Card, load_cards, write_card
-from .zoo import as_typed, zoo
+from .. import calibration
+from ..comparison import MOMENTS, combined_scores
+from ..conventions import AXES, CosmofieldsError, listing, periodic_grid
+from ..derivatives import divergence
+from ..inference import observe, predict
+from ..linear import linear_bias, linear_theory
+from ..readers import open_box
+from ..spectral import spectra
+from ..statistics import cell_statistics, magnitude, misalignment
+from ..unet import Card, load_cards
+from ..zoo import as_typed, name_of
+from .cards import write_scores
+from .rows import EQ2, FILTERED, K_EDGES, NETWORK, Scores
 
-Scores = dict[str, Any]
-
-# Edges in h/Mpc of the bins of R(k).
-K_EDGES = (0.0, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3)
 # h/Mpc at which r(k) is quoted, and how many of the longest waves T(k) is.
 K_CORRELATION = (0.1, 0.3)
 N_LONGEST = 3
 # Mpc/h, of the Gaussian of the scores after smoothing.
 SMOOTHING = 5.0
 SIGMAS = {"coverage_68": 1.0, "coverage_95": 1.96}
-NETWORK, FILTERED, EQ2 = "network", "filtered", "eq2"
-_HEADLINES = (("density", "correlation"), ("velocity", "correlation"), ("velocity", "rms_error"))
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table of scores: where its numbers are among those of a column.
-
-    Attributes
-    ----------
-    label : str
-    field, key : str
-    at : int or (low, high), optional
-        Of the numbers under ``key``, the one with this index; or the largest absolute one of the
-        bins of ``K_EDGES`` between ``low`` and ``high``.  Default: all.
-    """
-
-    label: str
-    field: str
-    key: str
-    at: int | tuple[float, float] | None = None
-
-    def of(self, column: Mapping[str, Scores]) -> list[float]:
-        """The numbers of this row, in the scores of one prediction by field; none if it has none.
-
-        They are one, but for the transfer at the longest waves.
-        """
-        value = column.get(self.field, {}).get(self.key)
-        if value is None:
-            return []
-        if isinstance(self.at, tuple):
-            low, high = self.at
-            bins = zip(K_EDGES[:-1], K_EDGES[1:], value, strict=True)
-            inside = [abs(v) for a, b, v in bins if a >= low and b <= high and v is not None]
-            return [max(inside)] if inside else []
-        values = value if isinstance(value, list) else [value]
-        return [v for v in (values if self.at is None else [values[self.at]]) if v is not None]
-
-
-def _deviation_rows(label: str, field: str, *ranges: tuple[float, float]) -> list[Row]:
-    texts = [f"k < {high:g}" if low == 0 else f"k of {low:g} to {high:g}" for low, high in ranges]
-    return [
-        Row(f"{label}: largest abs R, {text}{which}", field, key, between)
-        for text, between in zip(texts, ranges, strict=True)
-        for which, key in (
-            (", restored", "restored_relative_deviation"),
-            (", mean", "relative_deviation"),
-        )
-    ]
-
-
-ROWS = (
-    Row("velocity: C_r, mean of components", "velocity", "correlation"),
-    Row("velocity: rms error of a component, km/s", "velocity", "rms_error"),
-    Row("velocity: slope of true on predicted", "velocity", "slope"),
-    Row("velocity: C_r of the magnitude", "velocity", "magnitude_correlation"),
-    Row("velocity: 1 - cos phi, mean", "velocity", "misalignment_mean"),
-    Row("velocity: 1 - cos phi, scatter", "velocity", "misalignment_std"),
-    Row("velocity: r(k = 0.1)", "velocity", "spectral_correlation", 0),
-    Row("velocity: r(k = 0.3)", "velocity", "spectral_correlation", 1),
-    Row("velocity: T(k) of the three longest waves", "velocity", "transfer"),
-    *_deviation_rows("velocity", "velocity", (0.03, 0.3)),
-    Row("velocity: cells within 68 % errors", "velocity", "coverage_68"),
-    Row("velocity: cells within 95 % errors", "velocity", "coverage_95"),
-    Row("div v: C_r per cell", "velocity_divergence", "correlation"),
-    *_deviation_rows("div v", "velocity_divergence", (0.05, 0.3)),
-    Row("density: C_r per cell", "density", "correlation"),
-    Row("density: C_r, smoothed by 5 Mpc/h", "density", "correlation_smoothed"),
-    Row("density: rms error", "density", "rms_error"),
-    Row("density: slope of true on predicted", "density", "slope"),
-    Row("density: r(k = 0.1)", "density", "spectral_correlation", 0),
-    Row("density: r(k = 0.3)", "density", "spectral_correlation", 1),
-    *_deviation_rows("density", "density", (0.0, 0.3), (0.03, 0.3)),
-    Row("density: cells within 68 % errors", "density", "coverage_68"),
-    Row("density: cells within 95 % errors", "density", "coverage_95"),
-    Row("momentum: C_r per cell", "momentum", "correlation"),
-    Row("momentum: C_r, smoothed by 5 Mpc/h", "momentum", "correlation_smoothed"),
-    Row("momentum: rms error, km/s", "momentum", "rms_error"),
-    Row("momentum: slope of true on predicted", "momentum", "slope"),
-    *_deviation_rows("momentum", "momentum", (0.03, 0.3)),
-)
 
 
 def score(
@@ -204,8 +115,8 @@ def score(
             "versions": _versions(),
         }
         if write:
-            _write(model, name, found[name])
-    return {"model": _name(model), "trained_for": cards["density"]["trained_for"], "boxes": found}
+            write_scores(model, name, found[name])
+    return {"model": name_of(model), "trained_for": cards["density"]["trained_for"], "boxes": found}
 
 
 def _score_box(
@@ -371,80 +282,6 @@ def _all_rounded(values: Any) -> list[float | None]:
     return [_rounded(value) for value in np.asarray(values, np.float64)]
 
 
-# --- the cards ---
-
-
 def _versions() -> dict[str, str]:
     names = ("cosmofields", "numpy", "torch")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def _name(model: str | Path) -> str:
-    return model if model in zoo() else Path(model).resolve().name
-
-
-def _write(model: str | Path, box: str, scores: Scores) -> None:
-    """Each card gets the fields of its target, whatever else it has come to hold meanwhile."""
-    cards = load_cards(model)
-    fields = {"density": ["density"], "velocity": ["velocity", "velocity_divergence"]}
-    fields.setdefault("momentum" if "momentum" in cards else "velocity", []).append("momentum")
-    for target, card in cards.items():
-        mine = {
-            column: {name: scores[column][name] for name in fields[target]}
-            for column in (NETWORK, FILTERED, EQ2)
-        }
-        card.setdefault("scores", {})[box] = {**scores, **mine}
-        write_card(card, model)
-
-
-def gather(model: str | Path) -> Scores:
-    """What :func:`score` has put into the cards of a model, as it returned it."""
-    cards = load_cards(model)
-    boxes: dict[str, Scores] = {}
-    for card in cards.values():
-        for name, scores in card.get("scores", {}).items():
-            box = boxes.setdefault(name, {})
-            for key, value in scores.items():
-                box[key] = {**box.get(key, {}), **value} if isinstance(value, dict) else value
-    trained_for = next(iter(cards.values()))["trained_for"]
-    return {"model": _name(model), "trained_for": trained_for, "boxes": boxes}
-
-
-def models() -> list[dict[str, Any]]:
-    """The models that ship: what each is for, its size, and what its cards say that it scores.
-
-    Returns
-    -------
-    list of dict
-        ``name``, to be given as ``model=``; ``targets``; ``number_density`` (of the mass bins,
-        cumulative, (h/Mpc)^3), ``weighting``, ``redshift`` and ``cell_size`` (Mpc/h) that it was
-        trained for; ``megabytes``; ``scores`` by box: ``role``, ``density_correlation``,
-        ``velocity_correlation``, ``velocity_rms_error`` (km/s).  See :func:`score`.
-
-    Examples
-    --------
-    >>> import cosmofields as cf
-    >>> cf.models()[0]["name"]
-    'default'
-    """
-    rows = []
-    for name, folder in zoo().items():
-        found = gather(name)
-        wanted = found["trained_for"]
-        rows.append(
-            {
-                "name": name,
-                "targets": list(load_cards(name)),
-                **{key: wanted[key] for key in ("number_density", "weighting", "redshift")},
-                "cell_size": wanted["cell_size"],
-                "megabytes": round(sum(p.stat().st_size for p in folder.iterdir()) / 1e6, 1),
-                "scores": {box: _headlines(scores) for box, scores in found["boxes"].items()},
-            }
-        )
-    return rows
-
-
-def _headlines(scores: Scores) -> Scores:
-    network = scores[NETWORK]
-    found = {f"{name}_{key}": network[name][key] for name, key in _HEADLINES if name in network}
-    return {"role": scores.get("role"), **found}

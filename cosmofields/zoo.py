@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from .conventions import listing
 # Beyond this relative difference in its number densities, or its cells, a box is not what a model
 # was trained for.
 TOLERANCE = 0.02
+# In the order in which they are made: each sees what those before it predict.
+TARGETS = ("density", "velocity", "momentum")
 
 
 def zoo() -> dict[str, Path]:
@@ -25,6 +28,26 @@ def zoo() -> dict[str, Path]:
 def name_of(source: str | Path) -> str:
     """What a model is called: a name of the zoo, or that of its directory."""
     return source if isinstance(source, str) and source in zoo() else Path(source).resolve().name
+
+
+def is_model(source: str | Path) -> bool:
+    """Whether this names a model that ships, or a directory with cards."""
+    if isinstance(source, str) and source in zoo():
+        return True
+    return any((Path(source) / f"{target}.json").is_file() for target in TARGETS)
+
+
+def purpose(wanted: Mapping[str, Any]) -> str:
+    """Which catalogues a model is for, by ``trained_for`` of its card."""
+    densest = wanted["number_density"][-1]
+    return (
+        f"catalogues {'without' if _without_masses(wanted) else 'with'} masses, at least "
+        f"{densest:g} halos per (Mpc/h)^3"
+    )
+
+
+def _without_masses(wanted: Mapping[str, Any]) -> bool:
+    return len(wanted["number_density"]) == 1 and wanted["weighting"] == "number"
 
 
 def as_typed(source: str | Path) -> str:
@@ -55,8 +78,7 @@ def advice(number_density: float, *, masses: bool) -> str:
     fitting = [
         name
         for name, how in wanted.items()
-        if how["number_density"][-1] <= number_density
-        and (masses or (len(how["number_density"]) == 1 and how["weighting"] == "number"))
+        if how["number_density"][-1] <= number_density and (masses or _without_masses(how))
     ]
     if not fitting:
         return (

@@ -360,6 +360,41 @@ def test_commands(
     assert main(["models"]) == 0
     text = capsys.readouterr().out
     assert [line.split(":")[0] for line in text.splitlines() if line[0] != " "] == list(zoo())
+    assert "no-mass: for catalogues without masses, at least 0.003 halos per (Mpc/h)^3" in text
+    assert "sparse: for catalogues with masses, at least 0.001 halos per (Mpc/h)^3" in text
+
+
+def test_info_of_a_model_is_its_cards_in_words(
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["info", "no-mass"]) == 0
+    text = capsys.readouterr().out
+    card = load_cards("no-mass")["velocity"]
+    training, calibrated = card["training"], card["calibration"]
+    for word in (
+        "catalogues without masses, at least 0.003 halos",
+        "2.344 Mpc/h, within 2%",
+        "0.59, within 0.05",
+        *(f"{name} ({box['role']})" for name, box in card["scores"].items()),
+        f"{training['seconds']} s on {training['machine']}",
+        training["command"],
+        calibrated["command"],
+        *calibrated["validation"],
+    ):
+        assert word in text
+    # A directory of one's own, whose cards say less; and a store is still a store.
+    assert main(["info", str(models)]) == 0
+    text = capsys.readouterr().out
+    assert f"random: a model of density, velocity, in {models}" in text
+    assert "none: `cosmofields score` makes them" in text
+    assert text.count("nothing: no restored power, and no errors") == 2
+    monkeypatch.chdir(tmp_path)
+    cf.write_store(cf.tutorial.open_dataset()[1].isel(x=slice(4)), "default")
+    assert main(["info", "./default"]) == 0
+    assert "Zarr v3 store" in capsys.readouterr().out
 
 
 # --- the models that ship ---

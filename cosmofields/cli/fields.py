@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..conventions import AXES, CosmofieldsError
+from ..zoo import is_model
 from .shared import MODEL, Verbs, client, cosmology, one_or_three
 
 
@@ -71,10 +72,13 @@ def add_verbs(verbs: Verbs) -> None:
 
     info = verbs.add_parser(
         "info",
-        help="say what a store holds",
-        description="Groups, fields, box, units, provenance of a Zarr store; whether it is whole.",
+        help="say what a store holds, or what a model is",
+        description="Groups, fields, box, units, provenance of a Zarr store; whether it is whole. "
+        "Of a model: what it is for, what it was trained on and how, what it scores.",
     )
-    info.add_argument("store", metavar="STORE", help="path of a Zarr store")
+    info.add_argument(
+        "store", metavar="STORE|MODEL", help=f"path of a Zarr store; or a model, {MODEL}"
+    )
     info.set_defaults(run=_info)
 
     predict = verbs.add_parser(
@@ -190,6 +194,11 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
+    if is_model(args.store):
+        from ..scoring import describe_model
+
+        print(describe_model(args.store), end="")
+        return
     from ..store import describe
 
     print(describe(args.store), end="")

@@ -128,7 +128,11 @@ def add_verbs(verbs: Verbs) -> None:
     score.add_argument("--out", metavar="FILE", help="write the scores here, not into the cards")
     score.set_defaults(run=_score)
 
-    listed = verbs.add_parser("models", help="the models that ship, and what they score")
+    listed = verbs.add_parser(
+        "models",
+        help="the models that ship: what each is for, and what it scores",
+        description="The models that ship. `cosmofields info MODEL` has more of each.",
+    )
     listed.set_defaults(run=_models)
 
 
@@ -293,20 +297,15 @@ def _score(args: argparse.Namespace) -> None:
 
 
 def _models(args: argparse.Namespace) -> None:
-    from ..scoring import models
+    from ..scoring import headlines, models
 
     for model in models():
         densities = " ".join(f"{n:g}" for n in model["number_density"])
         print(
-            f"{model['name']}: {', '.join(model['targets'])}; halos of {densities} (h/Mpc)^3 by "
+            f"{model['name']}: for {model['purpose']}\n"
+            f"  makes {', '.join(model['targets'])}; halos of {densities} (h/Mpc)^3 by "
             f"{model['weighting']}, z = {model['redshift']:g}, cells of {model['cell_size']:.4g} "
             f"Mpc/h; {model['megabytes']} MB"
         )
-        for box, found in model["scores"].items():
-            texts = {
-                "density_correlation": "C_r of the density {:.3f}",
-                "velocity_correlation": "of the velocity {:.3f}",
-                "velocity_rms_error": "whose rms error is {:.1f} km/s",
-            }
-            known = (text.format(found[key]) for key, text in texts.items() if found.get(key))
-            print(f"  {box} ({found['role'] or 'no role'}): {', '.join(known)}")
+        for line in headlines(model["scores"]):
+            print(f"  {line}")

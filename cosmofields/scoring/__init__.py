@@ -5,7 +5,7 @@ power-restored ones (:mod:`cosmofields.calibration`).  Linear theory from the sa
 beside the networks: Wiener-filtered by mass bin, and as eq. 2 of Xiao et al. 2024 has it.
 """
 
-from .cards import gather, models
+from .cards import describe_model, gather, headlines, models
 from .measuring import measure, score
 from .rows import EQ2, FILTERED, K_EDGES, NETWORK, ROWS, Row
 
@@ -16,7 +16,9 @@ __all__ = [
     "NETWORK",
     "ROWS",
     "Row",
+    "describe_model",
     "gather",
+    "headlines",
     "measure",
     "models",
     "score",

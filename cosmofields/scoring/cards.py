@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..unet import load_cards, write_card
-from ..zoo import name_of, zoo
+from ..conventions import listing
+from ..inference.inputs import REDSHIFT_TOLERANCE
+from ..unet import Card, load_cards, model_folder, write_card
+from ..zoo import TOLERANCE, name_of, purpose, zoo
 from .rows import EQ2, FILTERED, NETWORK, Scores
 
 _HEADLINES = (("density", "correlation"), ("velocity", "correlation"), ("velocity", "rms_error"))
@@ -45,10 +48,11 @@ def models() -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        ``name``, to be given as ``model=``; ``targets``; ``number_density`` (of the mass bins,
-        cumulative, (h/Mpc)^3), ``weighting``, ``redshift`` and ``cell_size`` (Mpc/h) that it was
-        trained for; ``megabytes``; ``scores`` by box: ``role``, ``density_correlation``,
-        ``velocity_correlation``, ``velocity_rms_error`` (km/s).  See :func:`score`.
+        ``name``, to be given as ``model=``; ``purpose``, the catalogues that it is for;
+        ``targets``; ``number_density`` (of the mass bins, cumulative, (h/Mpc)^3), ``weighting``,
+        ``redshift`` and ``cell_size`` (Mpc/h) that it was trained for; ``megabytes``; ``scores`` by
+        box: ``role``, ``density_correlation``, ``velocity_correlation``, ``velocity_rms_error``
+        (km/s).  See :func:`score`.
 
     Examples
     --------
@@ -63,6 +67,7 @@ def models() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
+                "purpose": purpose(wanted),
                 "targets": list(load_cards(name)),
                 **{key: wanted[key] for key in ("number_density", "weighting", "redshift")},
                 "cell_size": wanted["cell_size"],
@@ -77,3 +82,83 @@ def _headlines(scores: Scores) -> Scores:
     network = scores[NETWORK]
     found = {f"{name}_{key}": network[name][key] for name, key in _HEADLINES if name in network}
     return {"role": scores.get("role"), **found}
+
+
+def headlines(boxes: Mapping[str, Scores]) -> list[str]:
+    """A line for each box, of its scores as :func:`models` has them."""
+    texts = {
+        "density_correlation": "C_r of the density {:.3f}",
+        "velocity_correlation": "of the velocity {:.3f}",
+        "velocity_rms_error": "whose rms error is {:.1f} km/s",
+    }
+    lines = []
+    for box, found in boxes.items():
+        known = [text.format(found[key]) for key, text in texts.items() if found.get(key)]
+        lines.append(f"{box} ({found['role'] or 'no role'}): {listing(known)}")
+    return lines
+
+
+def describe_model(model: str | Path) -> str:
+    """Text that says what the cards of a model hold.
+
+    Parameters
+    ----------
+    model : name of a model that ships, or path of a directory
+
+    Returns
+    -------
+    str
+        What it is for and where it holds, its scores; by target the network, the data, command,
+        time and machine of its training, its calibration.
+
+    Raises
+    ------
+    StoreError
+        If there is no such model, or a card cannot be read.
+    """
+    found, cards = gather(model), load_cards(model)
+    wanted = found["trained_for"]
+    cosmology = listing(f"{key} {value:g}" for key, value in wanted["cosmology"].items())
+    densities = listing(f"{n:g}" for n in wanted["number_density"])
+    scores = headlines({box: _headlines(scores) for box, scores in found["boxes"].items()})
+    lines = [
+        f"{found['model']}: a model of {listing(cards)}, in {model_folder(model)}",
+        *_row("for", purpose(wanted)),
+        *_row("halos", f"{densities} (h/Mpc)^3, cumulative, in {wanted['space']} space"),
+        *_row("", f"within {TOLERANCE:.0%}; weighted by {wanted['weighting']}"),
+        *_row("cells", f"{wanted['cell_size']:.4g} Mpc/h, within {TOLERANCE:.0%}"),
+        *_row("redshift", f"{wanted['redshift']:g}, within {REDSHIFT_TOLERANCE:g}"),
+        *_row("cosmology", f"{cosmology}; f and a H there within {2 * TOLERANCE:.0%}"),
+        *_row("scores", *(scores or ["none: `cosmofields score` makes them"])),
+    ]
+    for target, card in cards.items():
+        lines += ["", target, *_network(card)]
+    return "\n".join(lines) + "\n"
+
+
+def _network(card: Card) -> list[str]:
+    """What a card says of one network; cards of before may lack some of it."""
+    made, known = card["architecture"], card.get("training", {})
+    size = f", {card['parameters']} parameters" if "parameters" in card else ""
+    sees = f", sees {listing(card['inputs'])}" if "inputs" in card else ""
+    took = [f"{known['seconds']} s"] if "seconds" in known else []
+    took += [f"on {known['machine']}"] if "machine" in known else []
+    lines = _row("network", f"{made['name']}{size}{sees}")
+    if "boxes" in known:
+        along = listing(known["lines_of_sight"])
+        lines += _row("trained on", f"{listing(known['boxes'])}, seen along {along}")
+        lines += _row("chosen by", listing(known["validation"]))
+    lines += _row("time", " ".join(took) or "not recorded")
+    lines += _row("by command", known.get("command", "not recorded"))
+    if "calibration" in card:
+        measured = card["calibration"]
+        boxes = f"{listing(measured['boxes'])}, errors scaled by {listing(measured['validation'])}"
+        lines += _row("calibrated on", boxes)
+        lines += _row("by command", measured["command"])
+    else:
+        lines += _row("calibrated on", "nothing: no restored power, and no errors")
+    return lines
+
+
+def _row(key: str, *texts: str) -> list[str]:
+    return [f"  {key if i == 0 else '':<16}{text}" for i, text in enumerate(texts)]

@@ -8,11 +8,10 @@ scaling is inside, so training and inference cannot disagree about it.  The last
 line of sight.
 """
 
-from ..zoo import zoo
+from ..zoo import TARGETS, zoo
 from .models import MODELS, RESIDUAL_SCALE, VELOCITY_SCALE, FieldModel, build, vector_channels
 from .networks import DoubleConv, PaperUNet, ResidualUNet
 from .saved import (
-    TARGETS,
     Card,
     load_cards,
     load_model,

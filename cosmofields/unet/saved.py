@@ -12,12 +12,10 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from ..conventions import ModelMismatchError, StoreError, listing
-from ..zoo import zoo
+from ..zoo import TARGETS, zoo
 from .models import FieldModel, build
 
 CARD_VERSION = 1
-# In the order in which they are made: each sees what those before it predict.
-TARGETS = ("density", "velocity", "momentum")
 
 Card = dict[str, Any]
 

@@ -20,8 +20,10 @@ from cosmofields.unet import (
     FieldModel,
     build,
     load_model,
+    replace_file,
     save_model,
     vector_channels,
+    weights_digest,
 )
 from cosmofields.unet.models import PaperVector
 
@@ -107,7 +109,7 @@ def test_density_is_positive() -> None:
 def test_poisson_deviance_is_least_at_the_mean() -> None:
     # One input, several truths: the best constant is their mean, as for the squared error.
     model = build("residual", "density", **NARROW).eval()
-    x = torch.zeros(1, 2, 8, 8, 8)
+    x = torch.zeros(1, model.n_in, 8, 8, 8)
     truth = torch.from_numpy(np.random.default_rng(0).gamma(0.5, 2.0, (1, 1, 8, 8, 8))).float()
     truth[0, 0, 0, 0, 0] = 0.0
     bias = model.networks[0].final.bias
@@ -158,7 +160,7 @@ def test_receptive_radius(key: tuple[str, str]) -> None:
     # Wherever a cell sits in its coarse cell, its reach is at most the radius, and not far less.
     model = narrow(*key).double()
     n, radius = 64, model.receptive_radius
-    base = torch.rand(1, 2, n, n, n, dtype=torch.float64)
+    base = torch.rand(1, model.n_in, n, n, n, dtype=torch.float64)
     reach = 0
     with torch.no_grad():
         before = model(base)
@@ -269,6 +271,56 @@ def test_card_of_a_model_that_saw_other_inputs(tmp_path: Path) -> None:
         "as its inputs; 'paper' models of this cosmofields see halo_density, density, "
         "unfiltered_velocity: train it again"
     )
+
+
+def test_a_pair_of_which_one_file_was_replaced(saved: Path, tmp_path: Path) -> None:
+    # As a kill between the two leaves it.
+    model = narrow("residual", "density")
+    card = card_of(model, "residual")
+    assert load_model("density", saved)[1]["weights_digest"] == weights_digest(
+        load_model("density", saved)[0]
+    )
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    save_model(model, card, tmp_path / "other")
+    for name in ("density.safetensors", "density.json"):
+        mixed = tmp_path / f"mixed-{name}"
+        mixed.mkdir()
+        for mine in ("density.safetensors", "density.json"):
+            shutil.copy(saved / mine, mixed)
+        shutil.copy(tmp_path / "other" / name, mixed)
+        with pytest.raises(StoreError, match=r"are not of one model \(weights \w{16}, a card of"):
+            load_model("density", mixed)
+    # A card of before says nothing of weights.
+    path = mixed / "density.json"
+    kept = json.loads(path.read_text())
+    del kept["weights_digest"]
+    path.write_text(json.dumps(kept))
+    assert len(load_model("density", mixed)[1]["weights_digest"]) == 16
+
+
+def test_processes_that_save_into_one_directory(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One is between writing and renaming while the other does both.
+    path, rename = saved / "density.json", Path.replace
+    outer = []
+
+    def meanwhile(self: Path, target: Path) -> Path:
+        if not outer:
+            outer.append(self)
+            replace_file(path, b"the other")
+            assert path.read_bytes() == b"the other"
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", meanwhile)
+    replace_file(path, b"one")
+    assert path.read_bytes() == b"one"
+    # What cannot be renamed is not left behind either.
+    monkeypatch.setattr(Path, "replace", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        replace_file(path, b"none")
+    assert sorted(file.name for file in saved.iterdir()) == ["density.json", "density.safetensors"]
 
 
 def test_weights_of_another_architecture(saved: Path, tmp_path: Path) -> None:

@@ -17,7 +17,14 @@ from ..inference import Loaded, linear_options, track
 from ..readers import open_box
 from ..samples import cache_box, file_digest, power_ratio_bias, prepare_box
 from ..store import open_store
-from ..unet import load_model, model_folder, save_model, start_from, weights_digest
+from ..unet import (
+    load_model,
+    model_folder,
+    replace_file,
+    save_model,
+    start_from,
+    weights_digest,
+)
 from .config import TrainingConfig, command
 from .data import VALIDATION_CROPS, loaders
 from .fit import Fit, lightning, run_fit
@@ -275,9 +282,7 @@ def _remember(
     text = json.dumps(run, indent=2)
     if not path.exists():
         out.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(text + "\n")
-        part.replace(path)
+        replace_file(path, f"{text}\n".encode())
     elif json.loads(path.read_text()) != json.loads(text):
         raise CosmofieldsError(
             f"{str(out)!r} holds a {config.target} run of another configuration or of other boxes "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import warnings
@@ -16,6 +17,7 @@ import xarray as xr
 
 from ..conventions import require_extra
 from ..training import KEYS
+from ..unet import replace_file
 from .settings import Job, optuna
 from .study import Study, begun
 
@@ -59,12 +61,11 @@ def table_of(study: Any) -> xr.Dataset:
 def write_table(table: xr.Dataset, path: Path) -> None:
     """Write the table as CSV, in one piece."""
     columns = {name: table[name].values.tolist() for name in table.variables}
-    part = path.with_suffix(".part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        lines = csv.writer(file)
-        lines.writerow(columns)
-        lines.writerows(zip(*columns.values(), strict=True))
-    part.replace(path)
+    text = io.StringIO(newline="")
+    lines = csv.writer(text)
+    lines.writerow(columns)
+    lines.writerows(zip(*columns.values(), strict=True))
+    replace_file(path, text.getvalue().encode())
 
 
 def _best(table: xr.Dataset) -> int:

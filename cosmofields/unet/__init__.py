@@ -16,6 +16,7 @@ from .saved import (
     load_cards,
     load_model,
     model_folder,
+    replace_file,
     save_model,
     write_card,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "load_cards",
     "load_model",
     "model_folder",
+    "replace_file",
     "save_model",
     "start_from",
     "vector_channels",

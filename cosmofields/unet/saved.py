@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from safetensors.torch import save as save_safetensors
 from ..conventions import ModelMismatchError, StoreError, listing
 from ..zoo import TARGETS, zoo
 from .models import FieldModel, build
+from .starting import state_digest, weights_digest
 
 CARD_VERSION = 1
 
@@ -24,7 +26,8 @@ def save_model(model: FieldModel, card: Card, directory: str | Path) -> Path:
     """Write ``TARGET.safetensors`` and ``TARGET.json`` into ``directory``; return the card's path.
 
     Weights are kept in half precision (their rounding, 5e-4, is far below their own uncertainty),
-    running averages of the batch norm in single.
+    running averages of the batch norm in single.  The card gets their digest, since no two files
+    are replaced at once: a pair of which only one was is refused by :func:`load_model`.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -33,10 +36,10 @@ def save_model(model: FieldModel, card: Card, directory: str | Path) -> Path:
         name: (value.half() if name in parameters else value).contiguous()
         for name, value in model.state_dict().items()
     }
-    text = json.dumps({"card_version": CARD_VERSION, **card}, indent=2) + "\n"
-    files = {"safetensors": save_safetensors(tensors), "json": text.encode()}
+    whole = {"card_version": CARD_VERSION, **card, "weights_digest": state_digest(tensors)}
+    files = {"safetensors": save_safetensors(tensors), "json": _text(whole)}
     for suffix, content in files.items():
-        _replace(directory / f"{model.target}.{suffix}", content)
+        replace_file(directory / f"{model.target}.{suffix}", content)
     return directory / f"{model.target}.json"
 
 
@@ -86,7 +89,7 @@ def load_cards(source: str | Path = "default") -> dict[str, Card]:
 def write_card(card: Card, source: str | Path) -> Path:
     """Put a card in the place of that of the same target, whole or not at all."""
     path = model_folder(source) / f"{card['target']}.json"
-    _replace(path, (json.dumps(card, indent=2) + "\n").encode())
+    replace_file(path, _text(card))
     return path
 
 
@@ -104,11 +107,12 @@ def load_model(target: str, source: str | Path = "default") -> tuple[FieldModel,
     model : FieldModel
         In evaluation mode, float32, on the CPU.
     card : dict
+        With ``weights_digest``, also where its file does not have it.
 
     Raises
     ------
     StoreError
-        If a file is missing, truncated, or of another format.
+        If a file is missing, truncated, or of another format; if the card is of other weights.
     ModelMismatchError
         If the weights do not fit the architecture that the card names, or the model was trained on
         other inputs than that architecture takes today.
@@ -135,6 +139,13 @@ def load_model(target: str, source: str | Path = "default") -> tuple[FieldModel,
         raise ModelMismatchError(
             f"The weights in {os.fspath(source)!r} do not fit {name!r} with {options}: {error}"
         ) from error
+    found = weights_digest(model)
+    if card.setdefault("weights_digest", found) != found:
+        raise StoreError(
+            f"{target}.safetensors and {target}.json in {os.fspath(source)!r} are not of one model "
+            f"(weights {found}, a card of {card['weights_digest']}): one of the two was replaced. "
+            "Copy both from where they belong together, or train it again"
+        )
     return model.float().eval(), card
 
 
@@ -171,8 +182,18 @@ def _unreadable(target: str, source: str | Path, error: Exception) -> StoreError
     return StoreError(f"The {target} model in {os.fspath(source)!r} cannot be read: {error!r}")
 
 
-def _replace(path: Path, content: bytes) -> None:
-    # Beside, then renamed: a file that is there is never half of one.
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
+def _text(card: Card) -> bytes:
+    return (json.dumps(card, indent=2) + "\n").encode()
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Give a file this content at once: what is there is never half of one.
+
+    It is written beside under a name of its own, since others may be about the same, then renamed.
+    """
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

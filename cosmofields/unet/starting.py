@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain
 
 import torch
@@ -47,6 +48,14 @@ def _for_bins(weights: Tensor, n_bins: int, n_theirs: int) -> Tensor:
 
 def weights_digest(model: FieldModel) -> str:
     """What tells one model from another: of its weights and running averages."""
-    state = model.state_dict().items()
-    parts = ((name.encode(), value.cpu().numpy().tobytes()) for name, value in state)
+    return state_digest(model.state_dict())
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """The same of a state, whose numbers count in single precision, as a loaded model has them."""
+    whole = ((name, value.cpu()) for name, value in state.items())
+    parts = (
+        (name.encode(), (value.float() if value.is_floating_point() else value).numpy().tobytes())
+        for name, value in whole
+    )
     return digest(*chain.from_iterable(parts))

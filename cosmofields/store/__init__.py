@@ -25,7 +25,7 @@ import xarray as xr
 import zarr
 from dask.diagnostics.progress import ProgressBar
 
-from .conventions import (
+from ..conventions import (
     AXES,
     CONVENTIONS,
     FORMAT_VERSION,
@@ -38,8 +38,8 @@ from .conventions import (
     periodic_grid,
     step,
 )
-from .cosmology import as_cosmology
-from .encoding import encode
+from ..cosmology import as_cosmology
+from ..encoding import encode
 
 StorePath = str | os.PathLike[str]
 Chunks = Mapping[str, int] | Literal["auto"] | None

@@ -8,12 +8,10 @@ of the store, one array per stage and one chunk per task, until the store is who
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -23,16 +21,27 @@ import zarr
 from dask.base import compute
 from dask.diagnostics.progress import ProgressBar
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 
 from .conventions import AXES, StoreError, listing
 from .encoding import encode
-from .lazy import log, machine
-from .store import StorePath, begin, finish, root_attrs, stamp
+from .lazy import machine
+from .store import (
+    LEDGER,
+    StorePath,
+    begin,
+    check_writable,
+    finish,
+    is_free,
+    place_of,
+    reach,
+    root_attrs,
+    stamp,
+)
+from .store import alone as alone
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-LEDGER = "ledger"
 
 
 def create(
@@ -58,11 +67,10 @@ def create(
     title : str
     """
     plain, encoding = encode(tree, level=3)
-    target = os.fspath(path)
     attrs = {**stamp(plain, path, title), "complete": False}
     # A template that was cut short goes; `state` refused everything else.
-    begin(plain, target, encoding, attrs, overwrite=True)
-    root = zarr.open_group(target, mode="r+")
+    begin(plain, path, encoding, attrs, overwrite=True)
+    root = zarr.open_group(_writable(path), mode="r+")
     ledger = root.require_group(LEDGER)
     for stage, n in stages.items():
         ledger.create_array(
@@ -118,10 +126,16 @@ def state(path: StorePath, plan: Mapping[str, Any]) -> str:
     StoreError
         If the path holds something else, or a store of another plan; it names what differs.
     """
-    local = None if "://" in os.fspath(path) else Path(path)
+    place = place_of(path)
+    check_writable(place)
+    if place.kind in ("zip", "icechunk"):
+        raise StoreError(
+            f"'{path}' is not filled in parts, as a long job does. Give a folder or s3://, and "
+            f"copy the whole store: write_store(open_store(folder), '{path}')"
+        )
     attrs = root_attrs(path)
     if attrs is None:
-        if local is not None and local.exists() and (local.is_file() or any(local.iterdir())):
+        if not is_free(place):
             raise StoreError(
                 f"'{path}' is taken by something that is no cosmofields store, so it is left "
                 "alone. Choose another path, or remove it yourself"
@@ -158,7 +172,7 @@ def pending(path: StorePath, stage: str) -> list[int]:
 
 def tick(path: StorePath, stage: str, task: Any, done: int = 1) -> None:
     """Say that a task is done: what it wrote is on disk; or (0) that it is to be done again."""
-    zarr.open_array(os.fspath(path), path=f"{LEDGER}/{stage}", mode="r+")[task] = done
+    zarr.open_array(_writable(path), path=f"{LEDGER}/{stage}", mode="r+")[task] = done
 
 
 def close(path: StorePath, writers: Mapping[str, str]) -> None:
@@ -175,7 +189,7 @@ def close(path: StorePath, writers: Mapping[str, str]) -> None:
     StoreError
         If a chunk that was written is gone: its stage is to be done again.
     """
-    target = os.fspath(path)
+    target = _writable(path)
     root = zarr.open_group(target, mode="r+")
     made: dict[str, Any] = dict(root.attrs["cosmofields"])  # type: ignore[arg-type]
     if "filled" not in made:
@@ -191,36 +205,11 @@ def close(path: StorePath, writers: Mapping[str, str]) -> None:
         root.update_attributes({"cosmofields": {**made, "filled": True}})
     zarr.create_group(target, path=LEDGER, overwrite=True, zarr_format=3)
     del zarr.open_group(target, mode="r+")[LEDGER]
-    finish(target)
+    finish(path)
 
 
-@contextmanager
-def alone(path: StorePath) -> Iterator[None]:
-    """Hold a lock beside a local store, which the system lets go when the process dies.
-
-    Raises
-    ------
-    StoreError
-        If another process writes the store.
-    """
-    try:
-        import fcntl
-    except ImportError:  # not on this system
-        fcntl = None  # type: ignore[assignment]
-    if fcntl is None or "://" in os.fspath(path):
-        yield
-        return
-    beside = Path(path).with_name(f".{Path(path).name}.lock")
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    with beside.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"Another call is writing '{path}': wait for it, or stop it") from None
-        except OSError:
-            log.info("%s: this file system has no locks", beside)
-        yield
-        beside.unlink(missing_ok=True)  # what is whole needs none
+def _writable(path: StorePath) -> Store:
+    return reach(place_of(path), write=True)
 
 
 class Target:
@@ -235,23 +224,24 @@ class Target:
     """
 
     def __init__(self, path: StorePath, name: str) -> None:
-        self.path = os.fspath(path)
+        self.path = path
         self.name = name
 
     def __setitem__(self, window: Any, values: NDArray[Any]) -> None:
         """Write whole chunks, also such as hold zeros alone: one that is not there was lost."""
-        array = zarr.open_array(self.path, path=self.name, mode="r+")
+        array = zarr.open_array(_writable(self.path), path=self.name, mode="r+")
         array.with_config({"write_empty_chunks": True})[window] = values
 
 
 def read(path: StorePath, name: str) -> Any:
     """Array of a store that may not be whole yet, to be read by regions."""
-    return zarr.open_array(os.fspath(path), path=name, mode="r")
+    return zarr.open_array(reach(place_of(path)), path=name, mode="r")
 
 
 def open_group(path: StorePath, group: str) -> xr.Dataset:
     """Group of a store that may not be whole yet, lazily."""
-    return xr.open_zarr(os.fspath(path), group=group, consolidated=False, chunks={})
+    store: Any = reach(place_of(path))  # xarray's hints know paths only
+    return xr.open_zarr(store, group=group, consolidated=False, chunks={})
 
 
 def write(path: StorePath, group: str, ds: xr.Dataset, names: Sequence[str]) -> Any:

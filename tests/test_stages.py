@@ -113,12 +113,13 @@ def test_one_call_at_a_time(tmp_path: Path) -> None:
     with stages.alone(path):
         with pytest.raises(StoreError, match="Another call is writing"), stages.alone(path):
             pass
+        write_store(tree(), path)  # a call within the call, as simulate makes
         other = tmp_path / "b.zarr"
         with stages.alone(other):
             pass
     with stages.alone(path):
         pass
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("value", [0, np.nan])
@@ -129,8 +130,8 @@ def test_every_chunk_is_written_so_that_a_lost_one_shows(begun: Path, value: flo
     target[64:] = np.full((6, 8, 8), value, np.float32)
     stages.close(begun, WRITERS)
     (begun / "made" / "density" / "c" / "0" / "0" / "0").unlink()
-    with pytest.raises(StoreError, match="damaged"):
-        open_store(begun)
+    with pytest.raises(StoreError, match="lost a chunk: made/density/c/0/0/0"):
+        open_store(begun, "made").load()
 
 
 def test_another_plan_is_refused_with_what_differs(begun: Path) -> None:

@@ -325,9 +325,10 @@ write_store(xr.Dataset({"density": (("x", "y", "z"), data)}), sys.argv[1])
 
 def test_a_lost_chunk_is_no_nan(copy):
     (copy / "velocity/c/1/0/0/0").unlink()
-    with pytest.raises(StoreError, match=r"damaged: .* \(velocity 23 of 24\)"):
-        open_store(copy)
-    assert "damaged" in describe(copy)
+    ds = open_store(copy)
+    ds.velocity[0].compute()
+    with pytest.raises(StoreError, match="lost a chunk: velocity/c/1/0/0/0"):
+        ds.velocity.compute()
 
 
 @pytest.mark.parametrize(
@@ -338,7 +339,8 @@ def test_a_flipped_bit_is_an_error(copy, name):
     raw = bytearray(chunk.read_bytes())
     raw[len(raw) // 2] ^= 1
     chunk.write_bytes(raw)
-    with pytest.raises(ValueError, match="checksum"):
+    # What indexes a dim is read when the store is opened.
+    with pytest.raises((ValueError, StoreError), match="checksum"):
         open_store(copy).load()
 
 

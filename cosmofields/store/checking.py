@@ -1,0 +1,145 @@
+"""A store read from end to end, and what is wrong with it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import dask
+from dask.diagnostics.progress import ProgressBar
+
+from ..conventions import StoreError
+from .places import StorePath, brief, place_of
+from .reading import Found, check_whole, grid_of, in_ledger, look, stored
+from .vetting import Opened, digest, read_json
+
+_TASKS = 2000  # for a bar that moves, and a graph that stays small
+
+
+class Damage(NamedTuple):
+    """One thing that is wrong: the array (``""`` for the store), the key of its chunk, and what."""
+
+    array: str
+    chunk: str
+    what: str
+
+    def __str__(self) -> str:
+        where = f"{self.array or 'the store'}, {self.chunk}" if self.chunk else self.array
+        return f"{where or 'the store'}: {self.what}"
+
+
+def verify(
+    path: StorePath,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> list[Damage]:
+    """Read every chunk of a store, and say what is damaged, lost or of the wrong size.
+
+    Parameters
+    ----------
+    path : path or URL
+        Wherever :func:`open_store` opens one.
+    storage_options : dict, optional
+        Of an object store; see :func:`open_store`.
+    progress : bool
+        Show a progress bar on standard error.
+
+    Returns
+    -------
+    list of Damage
+        Empty for a sound store.  Each has ``array``, ``chunk`` (its key in the store, such as
+        ``density/c/0/1/0``) and ``what`` is wrong.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be opened at all, or is not whole.
+
+    Notes
+    -----
+    Eager: the whole store is read, on the scheduler that dask has.  A flipped bit shows in the
+    CRC-32C with which each chunk ends, and in metadata by their SHA-256.  Chunks of a store that
+    others wrote without checksums can only be seen to be there, and to decode.
+    """
+    found = look(place_of(path, storage_options))
+    check_whole(found)
+    damages = list(_metadata(found))
+    tasks = [
+        dask.delayed(_read)(found.store, name, array, part)
+        for name, array in found.arrays.items()
+        if not in_ledger(name)
+        for part in _parts(grid_of(array), _total(found))
+    ]
+    with ProgressBar(out=sys.stderr) if progress else nullcontext():
+        for some in dask.compute(*tasks):
+            damages += some
+    return damages
+
+
+def _total(found: Found) -> int:
+    return sum(math.prod(grid_of(array)) for array in found.arrays.values())
+
+
+def _parts(grid: tuple[int, ...], total: int) -> Iterator[range]:
+    """Numbers of the chunks of an array, so many a task."""
+    n = math.prod(grid)
+    size = max(1, total // _TASKS)
+    return (range(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def _read(store: Opened, name: str, array: Any, part: range) -> list[Damage]:
+    """Decode some chunks of an array."""
+    damages = []
+    grid, pieces = grid_of(array), array.shards or array.chunks
+    for number in part:
+        rest, at = number, []
+        for n in reversed(grid):
+            rest, i = divmod(rest, n)
+            at.append(i)
+        at.reverse()
+        window = tuple(
+            slice(i * piece, (i + 1) * piece) for i, piece in zip(at, pieces, strict=True)
+        )
+        key = f"{name}/{array.metadata.encode_chunk_key(tuple(at))}"
+        try:
+            array[window]
+        except Exception as error:  # each codec has errors of its own
+            lost = isinstance(error, StoreError) and "lost a chunk" in str(error)
+            damages.append(Damage(name, key, "is lost" if lost else _what(error)))
+    return damages
+
+
+def _what(error: Exception) -> str:
+    said = brief(error)
+    if "checksum" in said:
+        return f"its bits have changed ({said})"
+    return f"cannot be decoded ({said})"
+
+
+def _metadata(found: Found) -> Iterator[Damage]:
+    """What is wrong beside the chunks."""
+    said = found.made.get("metadata_sha256")
+    if said is not None and said != digest(found.documents):
+        yield Damage("", "zarr.json", "metadata have changed since the store was written")
+    if found.zarr_format == 3 and found.consolidated:
+        assert isinstance(found.store, Opened)
+        for name, document in found.documents.items():
+            key = f"{name}/zarr.json"
+            try:
+                own = read_json(found.store._store, key, found.place) if name else document
+            except StoreError as error:
+                yield Damage(name, key, str(error))
+                continue
+            if own is None:
+                yield Damage(name, key, "is lost")
+                continue
+            own.pop("consolidated_metadata", None)
+            if own != document:
+                yield Damage(name, key, "says something else than the root's zarr.json")
+    for name, there in (stored(found) or {}).items():
+        if there.beyond:
+            yield Damage(name, "", f"{there.beyond} chunks lie beyond its shape")

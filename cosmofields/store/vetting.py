@@ -1,0 +1,434 @@
+"""A stranger's store, looked at before any library builds on what it says.
+
+Its metadata are read with a limit and as plain JSON; names, codecs, shapes and sizes are checked.
+Then every read goes through :class:`Opened`, which lets no key lead out of the store, no chunk
+claim to be larger than the array says, and no chunk be missing from a store that wrote them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import LocalStore, ObjectStore, WrapperStore, ZipStore
+
+from ..conventions import StoreError
+from .places import Place
+
+Documents = dict[str, dict[str, Any]]
+
+# A box of 4096^3 cells in 64 chunks an axis has 10^6 chunks of 1 MB, and metadata of some kB.
+METADATA = 2**26  # bytes of a metadata file
+NODES = 10_000  # groups and arrays
+DEPTH = 12  # groups within groups
+NESTING = 64  # lists and dicts within one another
+CHUNKS = 2**23  # of an array
+CHUNK_BYTES = 2**32
+# What xarray reads when it opens: coordinates that index a dim, text, the ends of times.
+EAGER = 2**24
+
+META = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+
+# Codecs that compute.  Others, pickle first among them, run or make objects as the file says.
+CODECS = {
+    *("bytes", "transpose", "sharding_indexed", "vlen-utf8", "vlen-bytes"),
+    *("blosc", "zstd", "gzip", "crc32c", "zlib", "bz2", "lz4", "lzma", "zfpy", "pcodec"),
+    *("delta", "fixedscaleoffset", "quantize", "bitround", "packbits", "shuffle", "astype"),
+    *("crc32", "adler32", "fletcher32", "jenkins_lookup3"),
+}
+
+
+def documents(store: Store, place: Place) -> tuple[Literal[2, 3], bool, Documents]:
+    """Metadata of every group and array of a store, checked.
+
+    Returns
+    -------
+    zarr_format : int
+        2 or 3.
+    consolidated : bool
+        Whether they came from the root's.
+    documents : dict
+        By path, the root's under ``""``.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, or one that no one should open.
+    """
+    root = read_json(store, "zarr.json", place)
+    if root is None:
+        return _documents_2(store, place)
+    inline = root.pop("consolidated_metadata", None)
+    found: Documents = {"": root}
+    if root.get("node_type") == "array":
+        raise StoreError(
+            f"'{place}' is a single Zarr array. Expected a group, which write_store or xarray's "
+            "to_zarr makes"
+        )
+    if inline is None:
+        found |= dict(_walk(store, place))
+    else:
+        nodes = inline.get("metadata") if isinstance(inline, dict) else None
+        if not isinstance(nodes, dict):
+            raise StoreError(f"'{place}': its consolidated metadata are no dict of nodes")
+        for name, document in nodes.items():
+            if not isinstance(document, dict):
+                raise StoreError(f"'{place}': the metadata of {name!r} are no dict")
+            within = document.pop("consolidated_metadata", None)
+            if within and (not isinstance(within, dict) or within.get("metadata")):
+                raise StoreError(f"'{place}': {name!r} has consolidated metadata of its own")
+            found[name] = document
+    _check(found, place)
+    return 3, inline is not None, found
+
+
+def _walk(store: Store, place: Place) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every node below the root of a store without consolidated metadata."""
+    if not store.supports_listing or place.kind == "web":
+        raise StoreError(
+            f"'{place}' has no consolidated metadata, and a web server does not list what there "
+            "is. Its owner can add them: zarr.consolidate_metadata(path)"
+        )
+    waiting, n = [""], 0
+    while waiting:
+        group = waiting.pop()
+        for child in sorted(sync(_collect(store.list_dir(f"{group}/" if group else "")))):
+            child = child.rstrip("/")
+            if child in META or not child:
+                continue
+            name = f"{group}/{child}".lstrip("/")
+            document = read_json(store, f"{name}/zarr.json", place)
+            if document is None:
+                continue
+            document.pop("consolidated_metadata", None)
+            n += 1
+            _check_name(name, place)
+            if n > NODES:
+                raise StoreError(f"'{place}' has more than {NODES:,} groups and arrays")
+            yield name, document
+            if document.get("node_type") == "group":
+                waiting.append(name)
+
+
+async def _collect(names: Any) -> list[str]:
+    return [name async for name in names]
+
+
+def _documents_2(store: Store, place: Place) -> tuple[Literal[2], bool, Documents]:
+    """As :func:`documents`, of Zarr's earlier format, with consolidated metadata."""
+    group = read_json(store, ".zgroup", place)
+    if group is None:
+        raise StoreError(
+            f"'{place}' is no Zarr store: there is no zarr.json. Expected what write_store or "
+            "xarray's to_zarr made; HDF5 boxes are opened with open_box"
+        )
+    inline = read_json(store, ".zmetadata", place)
+    nodes = inline.get("metadata") if inline else None
+    if not isinstance(nodes, dict):
+        raise StoreError(
+            f"'{place}' is a Zarr store of format 2 without consolidated metadata. Write it again: "
+            "xr.open_zarr(path).to_zarr(new, zarr_format=3)"
+        )
+    found: Documents = {"": {"node_type": "group"}}
+    for key, document in nodes.items():
+        name, _, kind = key.rpartition("/")
+        if kind == ".zattrs" and isinstance(document, dict):
+            found.setdefault(name, {})["attributes"] = document
+        elif kind in (".zarray", ".zgroup") and isinstance(document, dict):
+            node = found.setdefault(name, {})
+            node |= document if kind == ".zarray" else {}
+            node["node_type"] = "array" if kind == ".zarray" else "group"
+        else:
+            raise StoreError(f"'{place}': its metadata hold {key!r}, which is no metadata of Zarr")
+    _check(found, place)
+    return 2, True, found
+
+
+def read_json(store: Store, key: str, place: Place) -> dict[str, Any] | None:
+    """A metadata file; None if there is none."""
+    raw = _read(store, key, place)
+    if raw is None:
+        return None
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"'{place}' is no Zarr store: {key} is no JSON ({error})") from error
+    if not isinstance(document, dict):
+        raise StoreError(f"'{place}' is no Zarr store: {key} is a {type(document).__name__}")
+    return document
+
+
+def _read(store: Store, key: str, place: Place) -> bytes | None:
+    """Content of a small file, however large it is."""
+    too_large = StoreError(f"'{place}': {key} is larger than {METADATA >> 20} MB")
+    if isinstance(store, ObjectStore):  # a server need not be true to the size that it says
+        import obstore
+
+        parts, n = [], 0
+        try:
+            for part in obstore.get(store.store, key).stream():
+                parts.append(bytes(part))
+                n += len(parts[-1])
+                if n > METADATA:
+                    raise too_large
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return b"".join(parts)
+    if isinstance(store, LocalStore):
+        path = _inside(store.root, key, place)
+        size = path.stat().st_size if path.is_file() else -1
+    elif isinstance(store, ZipStore):
+        if not store._is_open:
+            store._sync_open()
+        info = store._zf.NameToInfo.get(key)
+        size = info.file_size if info else -1
+    else:
+        size = sync(store.getsize(key)) if sync(store.exists(key)) else -1
+    if size < 0:
+        return None
+    if size > METADATA:
+        raise too_large
+    value = sync(store.get(key, default_buffer_prototype()))
+    return None if value is None else value.to_bytes()
+
+
+def _inside(root: Path, key: str, place: Place) -> Path:
+    """The file of a key, which lies in the store: a link may not lead elsewhere."""
+    path = root / key
+    try:
+        if path.resolve().is_relative_to(root.resolve()):
+            return path
+    except (OSError, RuntimeError, ValueError):  # links in a circle; a name too long, or a NUL
+        pass
+    raise StoreError(f"'{place}': {key} leads out of the store, so it is not read")
+
+
+# --- what is checked ---
+
+
+def _check(found: Documents, place: Place) -> None:
+    if len(found) > NODES:
+        raise StoreError(f"'{place}' has {len(found):,} groups and arrays; at most {NODES:,}")
+    for name, document in found.items():
+        if name:
+            _check_name(name, place)
+        if _too_nested(document):
+            raise StoreError(
+                f"'{place}': the metadata of {name or '/'!r} nest more than {NESTING} deep"
+            )
+        if not isinstance(document.get("attributes", {}), dict):
+            raise StoreError(f"'{place}': the attributes of {name or '/'!r} are no dict")
+        if document.get("node_type") == "array":
+            _check_array(name, document, place)
+
+
+def _check_name(name: str, place: Place) -> None:
+    parts = name.split("/")
+    if len(parts) > DEPTH:
+        raise StoreError(f"'{place}' has groups within groups deeper than {DEPTH}")
+    for part in parts:
+        if part in ("", ".", "..") or len(part) > 255 or not part.isprintable() or "\\" in part:
+            raise StoreError(f"'{place}' has a group or array of the name {name[:300]!r}")
+
+
+def _too_nested(value: Any) -> bool:
+    waiting = [(value, 0)]
+    while waiting:
+        item, depth = waiting.pop()
+        if depth > NESTING:
+            return True
+        if isinstance(item, dict):
+            waiting += [(part, depth + 1) for part in item.values()]
+        elif isinstance(item, list):
+            waiting += [(part, depth + 1) for part in item]
+    return False
+
+
+def _check_array(name: str, document: Mapping[str, Any], place: Place) -> None:
+    shape: Any = document.get("shape")
+    chunks: Any
+    if "chunks" in document:  # format 2
+        chunks = document["chunks"]
+        filters = document.get("filters") or []
+        used: Any = [*(filters if isinstance(filters, list) else [filters])]
+        used += [document["compressor"]] if document.get("compressor") else []
+    else:
+        grid = document.get("chunk_grid")
+        grid = grid.get("configuration") if isinstance(grid, dict) else None
+        chunks = grid.get("chunk_shape") if isinstance(grid, dict) else None
+        used = document.get("codecs")
+    if not _sizes(shape, 0) or not _sizes(chunks, 1) or len(shape) != len(chunks):
+        raise StoreError(
+            f"'{place}': `{name}` says that it has shape {str(shape)[:100]} in chunks of "
+            f"{str(chunks)[:100]}; expected two lists of whole numbers"
+        )
+    for codec in _codecs(used):
+        if codec.removeprefix("numcodecs.") not in CODECS:
+            raise StoreError(
+                f"'{place}': `{name}` is encoded with {codec[:100]!r}, which cosmofields does not "
+                "read: a codec may run code of whoever wrote the store"
+            )
+    n = math.prod(-(-side // chunk) for side, chunk in zip(shape, chunks, strict=True))
+    if n > CHUNKS:
+        raise StoreError(f"'{place}': `{name}` has {n:.3g} chunks; at most {CHUNKS:,}")
+    if _is_eager(name, document) and math.prod(shape) > EAGER:
+        raise StoreError(
+            f"'{place}': the coordinate or text `{name}` has {math.prod(shape):.3g} values, which "
+            f"would be read into memory at once; at most {EAGER:,}"
+        )
+
+
+def _sizes(value: Any, least: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= 32
+        and all(type(item) is int and least <= item < 2**53 for item in value)
+    )
+
+
+def _codecs(used: Any, depth: int = 0) -> Iterator[str]:
+    """Names of codecs, those within shards included; what is none counts as a name."""
+    if not isinstance(used, list) or depth > 3:
+        yield str(used)
+        return
+    for codec in used:
+        if isinstance(codec, str):
+            yield codec
+            continue
+        if not isinstance(codec, dict):
+            yield str(codec)
+            continue
+        name = codec.get("name", codec.get("id"))
+        yield str(name)
+        if name == "sharding_indexed":
+            options = codec.get("configuration")
+            options = options if isinstance(options, dict) else {}
+            for part in ("codecs", "index_codecs"):
+                yield from _codecs(options.get(part), depth + 1)
+
+
+def _is_eager(name: str, document: Mapping[str, Any]) -> bool:
+    attrs = document.get("attributes", {})
+    dims = document.get("dimension_names") or attrs.get("_ARRAY_DIMENSIONS")
+    kind = document.get("data_type", document.get("dtype"))
+    text = not isinstance(kind, str) or kind in ("string", "bytes", "variable_length_bytes", "|O")
+    times = " since " in str(attrs.get("units"))
+    return text or times or dims == [name.rpartition("/")[2]]
+
+
+# --- what is read ---
+
+
+class Opened(WrapperStore[Store]):
+    """A store to read from: keys that stay inside, chunks of their size, none missing.
+
+    Parameters
+    ----------
+    store : Store
+    place : Place
+    sizes : dict of str to (str, int)
+        Compressor and bytes of a decoded chunk, by the path of the array.
+    whole : bool
+        Whether a chunk that is not there is one that was lost.
+    made : str
+        Changes with the content, so that dask does not take one store for another at its path.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        place: Place,
+        sizes: Mapping[str, tuple[str, int]],
+        whole: bool,
+        made: str,
+    ) -> None:
+        super().__init__(store)
+        self.place, self.sizes, self.whole, self.made = place, sizes, whole, made
+
+    def _with_store(self, store: Store) -> Opened:
+        return type(self)(store, self.place, self.sizes, self.whole, self.made)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Value of a key, or None if there is none and need not be."""
+        if isinstance(self._store, LocalStore):
+            _inside(self._store.root, key, self.place)
+        value = await self._store.get(key, prototype, byte_range)
+        if key.rpartition("/")[2] in META:
+            return value
+        if value is None and self.whole:
+            raise StoreError(
+                f"'{self.place}' has lost a chunk: {key} is not there. Copy or write it again; "
+                "cosmofields.verify finds all that is wrong"
+            )
+        if value is not None and byte_range is None:
+            compressor, limit = next(
+                (self.sizes[up] for up in above(key) if up in self.sizes), ("", 0)
+            )
+            claimed = _claimed(value.as_numpy_array()[:32].tobytes(), compressor)
+            if claimed > limit:
+                raise StoreError(
+                    f"'{self.place}': the chunk {key} says that it holds {claimed:.3g} bytes, and "
+                    f"its array says {limit:.3g}"
+                )
+        return value
+
+
+def above(key: str) -> Iterator[str]:
+    """The paths above a key, the nearest first."""
+    while key:
+        key = key.rpartition("/")[0]
+        yield key
+
+
+def _claimed(head: bytes, compressor: str) -> int:
+    """Bytes that a compressed chunk says it becomes; 0 if it does not say."""
+    if compressor == "blosc" and len(head) >= 16:
+        return int.from_bytes(head[4:8], "little")
+    if compressor == "zstd" and len(head) > 4:  # RFC 8878
+        flags = head[4]
+        single, dictionary = flags >> 5 & 1, (0, 1, 2, 4)[flags & 3]
+        n = (single, 2, 4, 8)[flags >> 6]
+        at = 5 + (1 - single) + dictionary
+        return int.from_bytes(head[at : at + n], "little") + (256 if n == 2 else 0)
+    return 0
+
+
+def sizes_of(found: Documents, nbytes: Mapping[str, int]) -> dict[str, tuple[str, int]]:
+    """Compressor and bytes of a decoded chunk, of arrays whose chunks say what they become.
+
+    Parameters
+    ----------
+    found : dict
+        Of :func:`documents`.
+    nbytes : dict of str to int
+        Of a decoded chunk; of text, as much as may be.
+    """
+    sizes = {}
+    for name, n in nbytes.items():
+        document = found[name]
+        used = document.get("codecs", [document.get("compressor") or {}])
+        names = [codec for codec in _codecs(used) if codec != "crc32c"]
+        if names and names[-1] in ("blosc", "zstd") and "sharding_indexed" not in names:
+            sizes[name] = (names[-1], n)
+    return sizes
+
+
+def digest(found: Documents) -> str:
+    """Short name of all metadata but what says so itself."""
+    plain = {name: dict(document) for name, document in found.items()}
+    attrs = dict(plain[""].get("attributes", {}))
+    attrs.pop("complete", None)
+    made = attrs.get("cosmofields")
+    if isinstance(made, dict):
+        attrs["cosmofields"] = {k: v for k, v in made.items() if k != "metadata_sha256"}
+    plain[""]["attributes"] = attrs
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -395,7 +395,7 @@ def test_true_fields_are_lazy(box_file, count_computes, no_computes):
 
 
 def test_true_fields_are_read_in_chunks(make_box, tmp_path, monkeypatch):
-    monkeypatch.setattr("cosmofields.readers.CHUNK", 5)
+    monkeypatch.setattr("cosmofields.readers.boxes.CHUNK", 5)
     path = make_box(tmp_path / "small.h5", n_grid=12, box_size=48.0)
     _, true = open_box(path)
     assert true["density"].chunks == ((5, 5, 2),) * 3

@@ -19,17 +19,22 @@ from .making import (
     velocity_of,
     wrap,
 )
+from .plausible import UnitsWarning, check_box, check_velocities, doubts
 from .selecting import NUMBER_DENSITY, select, to_redshift_space
 
 __all__ = [
     "NUMBER_DENSITY",
+    "UnitsWarning",
     "as_catalog",
     "catalog_facts",
+    "check_box",
     "check_catalog",
     "check_columns",
     "check_finite",
     "check_masses",
     "check_positions",
+    "check_velocities",
+    "doubts",
     "from_arrays",
     "from_grid",
     "row_dim",

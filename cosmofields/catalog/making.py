@@ -29,6 +29,7 @@ from ..conventions import (
     step,
 )
 from ..cosmology import as_cosmology, cosmology_of, parse_redshift, redshift_of
+from .plausible import check_box, check_velocities
 
 
 def from_arrays(
@@ -82,6 +83,7 @@ def from_arrays(
     _refuse_unit("box_size", box_size, "Mpc/h")
     facts = catalog_facts(box_size, redshift, cosmology, los)
     lengths = parse_box_size(box_size)
+    check_box(lengths)
     if velocity is None and los is None:
         raise MissingVariableError(
             "No `velocity`: pass it in km/s, for to_redshift_space; or los='x', 'y' or 'z' if the "
@@ -98,6 +100,8 @@ def from_arrays(
         check_finite(name, values)
     if mass is not None:
         check_masses(table["mass"])
+    if velocity is not None:
+        check_velocities(table["velocity"])
     check_positions(table["position"], lengths)
     table["position"] = wrap(table["position"], lengths)
     columns = {name: values.astype(np.float32) for name, values in table.items()}
@@ -242,8 +246,11 @@ def check_finite(name: str, values: NDArray[Any]) -> None:
         )
 
 
-def check_masses(mass: NDArray[Any]) -> None:
-    """Raise :class:`CatalogError` unless all masses are finite, positive and plausibly Msun/h."""
+def check_masses(mass: NDArray[Any], least: float = 1e6) -> None:
+    """Raise :class:`CatalogError` unless all masses are finite, positive and plausibly Msun/h.
+
+    Their median is at least ``least``, which a particle need not reach.
+    """
     if not len(mass):  # a chunk may hold no rows
         return
     check_finite("mass", mass)
@@ -253,10 +260,14 @@ def check_masses(mass: NDArray[Any]) -> None:
             "expected Msun/h (not its logarithm)"
         )
     median = float(np.median(mass))
-    if median < 1e6:
+    if median < least:
         raise CatalogError(
             f"The median of `mass` is {median:.4g}, which looks like log10 of the mass, or 1e10 "
             "Msun/h units; expected Msun/h"
+        )
+    if median > 1e17:
+        raise CatalogError(
+            f"The median of `mass` is {median:.4g}, more than any halo holds; expected Msun/h"
         )
 
 
@@ -273,9 +284,9 @@ def check_positions(position: NDArray[Any], lengths: Sequence[float]) -> None:
         return
     outside = ((position < -slack) | (position > sides + slack)).any(axis=1)
     hint = (
-        "They look centred on 0: add box_size / 2."
+        "They look centred on 0: add box_size / 2, or open_catalog(..., origin=-box_size / 2)."
         if (low < -0.3 * sides).all() and (high < 0.6 * sides).all()
-        else "Are they in kpc/h, or is box_size wrong?"
+        else "Are they in kpc/h (open_catalog: units={'position': 'kpc/h'}), or is box_size wrong?"
         if (high > 100 * sides).any()
         else "Wrap them with position % box_size if that is what they mean."
     )

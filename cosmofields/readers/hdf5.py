@@ -1,0 +1,132 @@
+"""HDF5 files and Zarr stores as tables: every dataset with its path, none of its values."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from ..conventions import StoreError
+from ..store import open_store
+from .parts import UNREADABLE, Part, Table, check_declared, plain
+
+DEPTH, ITEMS = 8, 20_000  # a file of more groups than that is no catalogue
+CHUNK_BYTES = 2**32  # what HDF5 itself allows
+
+
+def is_zarr(path: str) -> bool:
+    """Whether a path is read as a Zarr store."""
+    return "://" in path or any(
+        (Path(path) / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
+    )
+
+
+def scan_hdf5(path: str) -> Table:
+    """Attributes of each group, and all datasets; fields of a compound one stand for themselves."""
+    import h5py
+
+    attrs: dict[str, dict[str, Any]] = {}
+    parts: dict[str, Part] = {}
+    try:
+        held = Path(path).stat().st_size
+        with h5py.File(path, "r") as file:
+            # By hand and not by visititems, which a file can lead as deep as it likes.
+            groups = [("", file)]
+            while groups:
+                base, group = groups.pop()
+                attrs[base] = {key: plain(group.attrs[key]) for key in group.attrs}
+                for key in group:
+                    name = f"{base}/{key}".lstrip("/")
+                    # What lies elsewhere is not read: a link may name any file of this machine.
+                    if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+                        continue
+                    item = group[key]
+                    if isinstance(item, h5py.Dataset):
+                        parts.update(_parts_of(path, name, item, held))
+                        attrs[name] = {k: plain(item.attrs[k]) for k in item.attrs}
+                    elif name.count("/") < DEPTH and isinstance(item, h5py.Group):
+                        groups.append((name, item))
+                    if len(attrs) > ITEMS:
+                        raise StoreError(f"{path!r} holds more than {ITEMS} groups and datasets")
+    except StoreError:
+        raise
+    except UNREADABLE as error:
+        raise StoreError(
+            f"{path!r} cannot be read as HDF5 ({error}): truncated, or another format"
+        ) from error
+    return Table(path, attrs, parts)
+
+
+def _parts_of(path: str, name: str, item: Any, held: int) -> dict[str, Part]:
+    try:
+        dtype = item.dtype
+    except TypeError:  # numpy has no integers of 6 bytes, as some codes use for IDs
+        return {}
+    if item.shape is None:  # a dataset without a dataspace
+        return {}
+    if item.external:
+        raise StoreError(f"{path!r}: {name} takes its values from other files, which is refused")
+    if not item.is_virtual:
+        # Unwritten chunks are allowed, as long as a sparse dataset cannot fill the memory.
+        check_declared(path, name, item.nbytes, held)
+    chunk = item.chunks[0] if item.chunks else 1
+    if dtype.names is None:
+        return {name: Part(path, name, item.shape, dtype, chunk, read_hdf5)}
+    return {
+        f"{name}/{field}": Part(
+            path, f"{name}/{field}", item.shape + dtype[field].shape, dtype[field].base, chunk,
+            read_hdf5, (name, field),
+        )
+        for field in dtype.names
+    }  # fmt: skip
+
+
+def read_hdf5(part: Part, window: Any) -> NDArray[Any]:
+    """Rows of a dataset, or of one field of it."""
+    import h5py
+
+    # Some suites compress by Blosc, whose filters h5py knows once this is imported.
+    if importlib.util.find_spec("hdf5plugin"):
+        importlib.import_module("hdf5plugin")
+    with h5py.File(part.path, "r") as file:
+        name, field = part.where or (part.name, None)
+        item = file[name]
+        try:
+            return np.asarray((item if field is None else item.fields(field))[window])
+        except OSError as error:
+            if "filter" in str(error) and not importlib.util.find_spec("hdf5plugin"):
+                raise OSError(f"{error}; pip install 'cosmofields[io]' brings filters") from error
+            raise
+
+
+def scan_zarr(path: str) -> Table:
+    """Attributes of each group, and all arrays."""
+    try:
+        root = zarr.open_group(path, mode="r")
+        attrs: dict[str, dict[str, Any]] = {"": dict(root.attrs)}
+        parts = {}
+        for name, item in root.members(max_depth=DEPTH):
+            attrs[name] = dict(item.attrs)
+            if not isinstance(item, zarr.Array):
+                continue
+            chunk = item.chunks[0] if item.chunks else 1
+            if item.shape and np.prod(item.chunks, dtype=float) * item.dtype.itemsize > CHUNK_BYTES:
+                raise StoreError(f"{path!r}: {name} has chunks {item.chunks}: over 4 GiB each")
+            parts[name] = Part(path, name, item.shape, item.dtype, chunk, read_zarr)
+    except StoreError:
+        raise
+    except (*UNREADABLE, RecursionError) as error:
+        raise StoreError(f"{path!r} is no Zarr store ({error}), and no HDF5 file") from error
+    if "cosmofields" in attrs[""]:
+        open_store(path, chunks=None)  # refuses one that is not whole
+    return Table(path, attrs, parts)
+
+
+def read_zarr(part: Part, window: Any) -> NDArray[Any]:
+    """Rows of an array of a store."""
+    return np.asarray(zarr.open_group(part.path, mode="r")[part.name][window])

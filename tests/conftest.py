@@ -228,7 +228,8 @@ def no_computes() -> Callable[[], AbstractContextManager[None]]:
 def make_models() -> Callable[..., Path]:
     """Save untrained density and velocity models: ``make_models(folder, observed)``.
 
-    Their weights are random, and their card fits ``observed``: box, mass bins, weighting.
+    Their weights are random, and their card fits ``observed``: box, mass bins, weighting.  They are
+    called like the folder.
     """
 
     def make(folder: Path, observed: xr.Dataset) -> Path:
@@ -246,7 +247,6 @@ def make_models() -> Callable[..., Path]:
                     scale = 0.05 if "final" in name else 0.1
                     parameter.add_(scale * torch.randn_like(parameter))
             card = {
-                "name": f"random-{target}",
                 "target": target,
                 "architecture": {"name": "residual", "options": model.options},
                 "trained_for": {

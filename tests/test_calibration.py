@@ -332,7 +332,7 @@ def test_without_calibration_nothing_runs(
     monkeypatch.setattr(engine, "run_tile", None)
     bare = make_models(tmp_path / "bare", observed)
     for options in ({"restore_power": True}, {"uncertainty": True}):
-        with pytest.raises(ModelMismatchError, match=r"'random-density' was not calibrated: .*"):
+        with pytest.raises(ModelMismatchError, match=r"'bare density' was not calibrated: .*"):
             cf.predict(observed, bare, **options)
         with pytest.raises(ModelMismatchError, match="was not calibrated"):
             cf.reconstruct(observed, tmp_path / "a.zarr", model=bare, progress=False, **options)
@@ -367,7 +367,7 @@ def test_a_box_of_another_kind_calibrates_nothing(
     cards = load_cards(folder)
     cards["velocity"]["trained_for"]["redshift"] = 3.0
     write_card(cards["velocity"], folder)
-    with pytest.raises(ModelMismatchError, match="'random-velocity' was not trained for this box"):
+    with pytest.raises(ModelMismatchError, match="'models velocity' was not trained for this box"):
         cf.calibrate(folder, boxes[:1], boxes[1:])
     assert load_cards(folder) == cards
 
@@ -458,11 +458,13 @@ def test_recalibration_can_be_undone(biased: dict[str, Any], count_computes: Any
     back = calibration.network_density(made, biased)
     np.testing.assert_allclose(back, density, rtol=2e-6)
     assert "recalibrated" not in back.attrs
-    # What was not recalibrated by this table stays: models share names, and tables are made anew.
+    # By whatever name the model goes now; by another table, which is made anew, it stays.
+    renamed = calibration.network_density(made, {**biased, "name": "other"})
+    np.testing.assert_array_equal(renamed, back)
     assert calibration.network_density(density, biased) is density
     other = json.loads(json.dumps(biased))
     other["calibration"]["mean"]["ratio"][0][0] *= 1.01
-    for card in ({**biased, "name": "other"}, other, {}):
+    for card in (other, {}):
         assert calibration.network_density(made, card) is made
     with count_computes() as computes:
         lazy = calibration.recalibrate(density.chunk(x=16), biased)
@@ -585,7 +587,6 @@ def with_momentum(
             parameter.add_(0.1 * torch.randn_like(parameter))
     card = {
         **load_model("velocity", models)[1],
-        "name": "random-momentum",
         "target": "momentum",
         "architecture": {"name": "residual", "options": network.options},
     }
@@ -602,9 +603,10 @@ def test_a_network_for_the_momentum_is_used(
     product = observed.recon.predict(models, **options)
     for name in ("density", "velocity"):
         np.testing.assert_array_equal(fields[name], product[name])
-    assert fields["momentum"].attrs["model"] == "random-momentum"
-    assert product["momentum"].attrs["model"] == "random-density x random-velocity"
-    assert "random-momentum" in fields.attrs["history"]
+    assert fields["momentum"].attrs["model"] == "models momentum"
+    of = models.name
+    assert product["momentum"].attrs["model"] == f"{of} density x {of} velocity"
+    assert "models momentum (weights" in fields.attrs["history"]
     # It sees the halos, the density as it came, and the velocity.
     network, _ = load_model("momentum", with_momentum)
     raw = calibration.network_density(
@@ -624,7 +626,7 @@ def test_a_network_for_the_momentum_is_used(
 def test_the_momentum_is_calibrated_in_its_own_card(
     with_momentum: Path, boxes: list[Path], observed: xr.Dataset, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelMismatchError, match="'random-momentum' was not calibrated"):
+    with pytest.raises(ModelMismatchError, match="'models momentum' was not calibrated"):
         cf.predict(observed, with_momentum, restore_power=True)
     cf.predict(observed, with_momentum, uncertainty=True)  # of density and velocity alone
     folder = shutil.copytree(with_momentum, tmp_path / "models")

@@ -36,7 +36,7 @@ from cosmofields.inference import (
     turn,
 )
 from cosmofields.painting import paint
-from cosmofields.unet import FieldModel, build, save_model
+from cosmofields.unet import FieldModel, build, load_model, save_model
 
 
 def random_model(architecture: str, target: str) -> FieldModel:
@@ -56,7 +56,6 @@ def models(tmp_path_factory: pytest.TempPathFactory, observed: xr.Dataset) -> Pa
     for target in ("density", "velocity"):
         model = random_model("residual", target)
         card = {
-            "name": f"random-{target}",
             "target": target,
             "architecture": {"name": "residual", "options": model.options},
             "trained_for": {
@@ -107,7 +106,7 @@ def test_lazy_tiles_equal_eager_ones_and_wait(count_computes: Any, precision: st
 
 def test_lazy_result_comes_in_whole_chunks_and_one_model() -> None:
     model = random_model("residual", "density")
-    lazy = da.zeros((4, 192, 64, 64), chunks=(1, 64, 64, 64), dtype=np.float32)
+    lazy = da.zeros((model.n_in, 192, 64, 64), chunks=(1, 64, 64, 64), dtype=np.float32)
     out = apply_model(model, lazy, tile=128)
     assert out.chunks == ((1,), (64, 64, 64), (64,), (64,))
     keys = [str(key) for key in dict(out.dask)]
@@ -117,7 +116,7 @@ def test_lazy_result_comes_in_whole_chunks_and_one_model() -> None:
 
 def test_memory_of_the_configuration_decides_the_tiles(caplog: pytest.LogCaptureFixture) -> None:
     model = random_model("residual", "density")
-    lazy = da.zeros((4, 512, 64, 64), chunks=(1, 64, 64, 64), dtype=np.float32)
+    lazy = da.zeros((model.n_in, 512, 64, 64), chunks=(1, 64, 64, 64), dtype=np.float32)
     with caplog.at_level("INFO", "cosmofields"):
         for memory in ("2 GB", "500 MB"):
             with dask.config.set({"cosmofields.memory": memory}):
@@ -135,7 +134,9 @@ def test_memory_of_the_configuration_decides_the_tiles(caplog: pytest.LogCapture
 def test_tiles_on_gpus_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "resources", lambda device: dask.annotate(resources={"GPU": 1}))
     model = random_model("residual", "density")
-    out = apply_model(model, da.zeros((4, 64, 64, 64), chunks=(1, 64, 64, 64), dtype=np.float32))
+    out = apply_model(
+        model, da.zeros((model.n_in, 64, 64, 64), chunks=(1, 64, 64, 64), dtype=np.float32)
+    )
     # What the scheduler is told of the graph that it gets.
     with dask.config.set({"optimization.fuse.active": False}):
         told = collections_to_expr([out]).optimize().__dask_annotations__()["resources"]
@@ -279,7 +280,14 @@ def test_predict_makes_what_is_missing(observed: xr.Dataset, models: Path) -> No
         assert fields[name].attrs["units"] == units
         assert fields[name].attrs["space"] == "real"
         assert fields[name].attrs["box_size"] == 100
-    assert "random-velocity" in fields.attrs["history"]
+    for name in ("density", "velocity"):
+        card = load_model(name, models)[1]
+        made = fields[name].attrs
+        assert (made["model"], made["weights_digest"]) == (card["name"], card["weights_digest"])
+        assert card["name"] == f"{models.name} {name}"
+        assert f"{card['name']} (weights {card['weights_digest']})" in fields.attrs["history"]
+    factors = [fields[name].attrs["weights_digest"] for name in ("density", "velocity")]
+    assert fields["momentum"].attrs["weights_digest"] == " x ".join(factors)
     # What is there already is used.
     given = observed.assign(density=density + 1, linear_velocity=0 * velocity)
     assert not np.allclose(predict_velocity(given, models), velocity)
@@ -375,7 +383,7 @@ def test_grid_that_the_levels_do_not_divide() -> None:
         apply_model(model, inputs(model, (19, 16, 16)))
     with pytest.raises(DimensionError, match="tile=0"):
         apply_model(model, inputs(model, (16, 16, 16)), tile=0)
-    with pytest.raises(DimensionError, match="3 input channels; the density model takes 4"):
+    with pytest.raises(DimensionError, match="3 input channels; the density model takes 7"):
         apply_model(model, inputs(model, (16, 16, 16))[:3])
 
 

@@ -32,7 +32,7 @@ from cosmofields.conventions import (
 )
 from cosmofields.reconstruction import reconstruct
 from cosmofields.store import describe
-from cosmofields.unet import build, load_cards, load_model, save_model, write_card
+from cosmofields.unet import build, cited, load_cards, load_model, save_model, write_card
 
 N_GRID = 96  # more than one chunk, and so more than one tile, a side
 FIELDS = ("density", "velocity", "momentum")
@@ -57,7 +57,6 @@ def complete(models: Path, tmp_path_factory: Any) -> Path:
             parameter.add_(0.1 * torch.randn_like(parameter))
     card = {
         **cards["velocity"],
-        "name": "random-momentum",
         "target": "momentum",
         "architecture": {"name": "residual", "options": network.options},
     }
@@ -152,13 +151,18 @@ def test_equals_the_calls_that_it_stands_for(
         xr.testing.assert_equal(got.coords["x"], expected.coords["x"])
 
 
-def test_the_store_says_what_made_it_and_anyone_opens_it(undisturbed: Path) -> None:
+def test_the_store_says_what_made_it_and_anyone_opens_it(undisturbed: Path, models: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ds = xr.open_zarr(undisturbed, group="reconstructed")
     assert ds.density.attrs["precision"] == "float32"
     assert ds.attrs["space"] == "real"
-    assert "random-velocity" in ds.attrs["history"]
+    velocity = ds.velocity.attrs
+    said = f"{models.name} velocity (weights {velocity['weights_digest']})"
+    assert said == cited(load_model("velocity", models)[1])
+    assert said in ds.attrs["history"]
+    assert velocity["model"] == f"{models.name} velocity"
+    assert describe(undisturbed).count(f"reconstruction by {models.name} density, ") == 1
     assert ds.density.chunks == ((64, 32),) * 3
     assert "state         whole" in describe(undisturbed)
 
@@ -271,9 +275,10 @@ def test_a_network_for_the_momentum_has_a_stage(
             scale = float(field.std())
             got = tree[group][name]
             np.testing.assert_allclose(got, field, rtol=1e-5, atol=1e-5 * scale, err_msg=name)
-            kept = ["recalibrated", "estimator", "precision", "symmetries", "model"]
+            kept = ["recalibrated", "estimator", "precision", "symmetries"]
+            kept += ["model", "weights_digest"]
             assert [got.attrs.get(key) for key in kept] == [field.attrs.get(key) for key in kept]
-    assert tree["reconstructed"].momentum.attrs["model"] == "random-momentum"
+    assert tree["reconstructed"].momentum.attrs["model"] == "models momentum"
     product = tree["reconstructed"].density * tree["reconstructed"].velocity
     assert float(abs(tree["reconstructed"].momentum - product).max()) > 10
 
@@ -284,11 +289,10 @@ def test_linear_fields_that_the_paper_sees(
     # Its velocity and momentum networks see eqs. 2 and 3, each by the bias of its own card.
     folder = shutil.copytree(models, tmp_path / "models")
     torch.manual_seed(3)
-    for target, bias in (("velocity", 1.5), ("momentum", 1.4)):
+    for target, bias in (("density", 1.5), ("velocity", 1.5), ("momentum", 1.4)):
         network = build("paper", target, n_bins=4, widths=[4, 4, 4])
         card = {
             **load_cards(folder)["velocity"],
-            "name": f"paper-{target}",
             "target": target,
             "architecture": {"name": "paper", "options": network.options},
             "linear_bias": {"power_ratio": bias},

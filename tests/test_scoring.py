@@ -278,9 +278,8 @@ def test_momentum_by_a_network_of_its_own(
         network = build(architecture, target, n_bins=4, widths=[4, 4, 4])
         for parameter in network.parameters():
             parameter.data.add_(0.1 * torch.randn_like(parameter))
-        named = {"name": f"{architecture}-{target}", "target": target}
         shape = {"architecture": {"name": architecture, "options": network.options}}
-        saved.save_model(network, {**card, **named, **shape}, models)
+        saved.save_model(network, {**card, "target": target, **shape}, models)
     found = score(models, boxes[1:], precision="float32")
     kept = {target: card["scores"]["box_2.h5"] for target, card in load_cards(models).items()}
     assert set(kept["velocity"][NETWORK]) == {"velocity", "velocity_divergence"}

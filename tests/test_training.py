@@ -33,7 +33,7 @@ from cosmofields.readers import open_box
 from cosmofields.samples import BoxSamples
 from cosmofields.store import open_store, write_store
 from cosmofields.training import EpochSampler, Loader, TrainingConfig, loaders, train
-from cosmofields.unet import build, load_model
+from cosmofields.unet import build, cited, load_model
 
 
 def config(target: str, **changes: Any) -> TrainingConfig:
@@ -119,7 +119,7 @@ def test_momentum_sees_what_the_earlier_steps_predict(
     card = json.loads(path.read_text())
     assert card["inputs"] == ["halo_density", "density", "velocity"]
     assert card["trained_for"]["weighting"] == "number"
-    assert card["training"]["velocity_model"] == "residual-velocity"
+    assert card["training"]["velocity_model"] == cited(load_model("velocity", out)[1])
     store = next((out / "boxes").glob(f"{box_file.stem}-y-*.zarr"))
     ds = open_store(store).load()
     fields = predict(ds[["halo_density"]], out, precision="float32")

@@ -19,11 +19,14 @@ from cosmofields.unet import (
     RESIDUAL_SCALE,
     FieldModel,
     build,
+    load_cards,
     load_model,
     replace_file,
     save_model,
     vector_channels,
     weights_digest,
+    write_card,
+    zoo,
 )
 from cosmofields.unet.models import PaperVector
 
@@ -43,7 +46,6 @@ def narrow(architecture: str, target: str) -> FieldModel:
 
 def card_of(model: FieldModel, architecture: str) -> dict[str, Any]:
     return {
-        "name": "test",
         "architecture": {"name": architecture, "options": model.options},
         "trained_for": {},
         "linear_bias": {},
@@ -179,7 +181,7 @@ def test_saved_model_comes_back(key: tuple[str, str], tmp_path: Path) -> None:
     model = narrow(*key)
     save_model(model, card_of(model, key[0]), tmp_path)
     again, card_again = load_model(key[1], tmp_path)
-    assert card_again["name"] == "test"
+    assert card_again["name"] == f"{tmp_path.name} {key[1]}"
     assert not again.training
     # Weights are kept in half precision, and nothing else is lost.
     with torch.no_grad():
@@ -220,6 +222,20 @@ def saved(tmp_path: Path) -> Path:
     model = narrow("residual", "density")
     save_model(model, card_of(model, "residual"), tmp_path)
     return tmp_path
+
+
+def test_a_model_is_called_like_its_directory(saved: Path, monkeypatch: Any) -> None:
+    for model, name in (("sparse", "sparse density"), (zoo()["sparse"], "sparse density")):
+        assert load_cards(model)["density"]["name"] == name
+    other = saved.rename(saved.with_name("other"))
+    # Also where the card has another name, as those of before.
+    card = load_cards(other)["density"]
+    (other / "density.json").write_text(json.dumps({**card, "name": "residual-density"}))
+    monkeypatch.chdir(other)
+    for path in (other, ".", Path("../other")):
+        assert load_model("density", path)[1]["name"] == "other density"
+    write_card({**load_cards(other)["density"], "target": "density"}, other)
+    assert "name" not in json.loads((other / "density.json").read_text())
 
 
 def test_missing_model(tmp_path: Path) -> None:

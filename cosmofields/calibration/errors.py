@@ -110,8 +110,9 @@ def _labelled(
 ) -> xr.DataArray:
     grid = periodic_grid(density, what="uncertainty")
     made = {"model": card["name"], "symmetries": symmetries}
-    if "precision" in density.attrs:
-        made["precision"] = density.attrs["precision"]
+    for key, source in (("weights_digest", card), ("precision", density.attrs)):
+        if key in source:
+            made[key] = source[key]
     return label(name, data, grid, box_facts(density), **made)
 
 

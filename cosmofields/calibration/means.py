@@ -47,9 +47,14 @@ def mean_table(card: Card, *, symmetries: int = 1) -> Table | None:
 
 
 def mean_name(card: Card) -> str:
-    """Name of a card's table of the mean: models share names, and one may get a table anew."""
+    """Name of a card's table of the mean: the model's, and what tells one table from another."""
+    return f"{card['name']} {_mean_digest(card)}"
+
+
+def _mean_digest(card: Card) -> str:
+    # A model may get its table anew, and its directory another name.
     table = card["calibration"]["mean"]
-    return f"{card['name']} {digest(json.dumps([table['density'], table['ratio']]).encode())}"
+    return digest(json.dumps([table["density"], table["ratio"]]).encode())
 
 
 def undoing(table: Table) -> Table:
@@ -97,7 +102,8 @@ def network_density(density: xr.DataArray, card: Card, *, symmetries: int = 1) -
         As in :func:`recalibrate`.
     """
     table = mean_table(card, symmetries=symmetries)
-    if table is None or density.attrs.get("recalibrated") != mean_name(card):
+    made_by = density.attrs.get("recalibrated", "").rpartition(" ")[2]
+    if table is None or made_by != _mean_digest(card):
         return density
     made = density.copy(data=density.data * undoing(table)(density.data))
     del made.attrs["recalibrated"]

@@ -22,7 +22,7 @@ from ..conventions import (
 )
 from ..cosmology import cosmology_of
 from ..linear import as_dataset
-from ..unet import FieldModel, load_cards, load_model, model_folder
+from ..unet import FieldModel, cited, load_cards, load_model, model_folder
 from .inputs import check_box, linear_inputs, linear_options, model_inputs, same_theory
 from .running import run_in_box
 
@@ -80,7 +80,10 @@ def _predict(
     facts = {**box_facts(observed), "space": "real"}
     named = label(model.target, data if len(data) == 3 else data[0], grid, facts)
     return named.assign_attrs(
-        model=card["name"], precision=precision, symmetries=options["symmetries"]
+        model=card["name"],
+        weights_digest=card["weights_digest"],
+        precision=precision,
+        symmetries=options["symmetries"],
     )
 
 
@@ -120,19 +123,22 @@ def together(
     velocity = made["velocity"]
     symmetries = velocity.attrs["symmetries"]
     density = calibration.recalibrate(made["density"], cards["density"], symmetries=symmetries)
+    what = f"predict: {listing(map(cited, cards.values()))}"
     if "momentum" in made:
-        models = listing(sorted({made[name].attrs["model"] for name in ("velocity", "momentum")}))
         facts = {**box_facts(density), "space": "real"}
         return derived(
             {"density": density, "velocity": velocity, "momentum": made["momentum"]},
             observed,
-            f"predict: model={models}",
+            what,
             **facts,
         )
-    fields = as_dataset(density, velocity, observed, f"predict: model={velocity.attrs['model']}")
+    fields = as_dataset(density, velocity, observed, what)
     fields["momentum"].attrs.update(
         {key: velocity.attrs[key] for key in ("precision", "symmetries")},
-        model=f"{density.attrs['model']} x {velocity.attrs['model']}",
+        **{
+            key: f"{density.attrs[key]} x {velocity.attrs[key]}"
+            for key in ("model", "weights_digest")
+        },
     )
     return fields
 

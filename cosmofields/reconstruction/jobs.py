@@ -26,13 +26,14 @@ from ..conventions import (
     derived,
     is_lazy,
     label,
+    listing,
     periodic_grid,
 )
 from ..encoding import json_attrs
 from ..inference import linear_options, same_theory
 from ..lazy import CHUNK, chunk_shape, machine
 from ..store import StorePath, side_text
-from ..unet import FieldModel, weights_digest
+from ..unet import FieldModel, cited, weights_digest
 
 ERRORS = ("density_error", "velocity_error")
 RESTORED = ("density", "velocity", "momentum")
@@ -160,7 +161,7 @@ def make_job(
         plans=plans,
         device=device,
         precision=precision,
-        title=f"reconstruction by {' and '.join(card['name'] for card in cards.values())}",
+        title=f"reconstruction by {listing(card['name'] for card in cards.values())}",
         cards=cards,
         symmetries=symmetries,
         restore_power=restore_power,
@@ -209,19 +210,21 @@ def template_of(job: Job, halos: xr.Dataset | None, observed: xr.Dataset) -> xr.
     linear = {name: empty(name, **job.theory) for name in ("density", "velocity")}
     if job.momentum_theory:
         linear["momentum"] = empty("momentum", **job.momentum_theory)
-    models = {target: card["name"] for target, card in job.cards.items()}
-    models.setdefault("momentum", f"{models['density']} x {models['velocity']}")
     made: dict[str, Any] = {"precision": job.precision, "symmetries": job.symmetries}
     by_name = {
-        name: {"model": models[name], **made} for name in ("density", "velocity", "momentum")
+        target: {"model": card["name"], "weights_digest": card["weights_digest"], **made}
+        for target, card in job.cards.items()
     }
+    factors = (by_name["density"], by_name["velocity"])
+    product = {key: " x ".join(by[key] for by in factors) for key in ("model", "weights_digest")}
+    by_name.setdefault("momentum", {**product, **made})
     errors = {name: empty(name, **by_name[name.removesuffix("_error")]) for name in ERRORS}
     if job.mean is not None:
         by_name["density"]["recalibrated"] = calibration.mean_name(job.cards["density"])
     fields = {name: empty(name, **attrs) for name, attrs in by_name.items()}
     if job.uncertainty:
         fields |= errors
-    by = job.title.removeprefix("reconstruction by ")
+    by = listing(map(cited, job.cards.values()))
     versions = {
         "linear": derived(linear, observed, "reconstruct: linear theory", space="real"),
         "reconstructed": derived(fields, observed, f"reconstruct: {by}", space="real"),

@@ -18,6 +18,7 @@ from ..readers import open_box
 from ..samples import cache_box, file_digest, power_ratio_bias, prepare_box
 from ..store import open_store
 from ..unet import (
+    cited,
     load_model,
     model_folder,
     replace_file,
@@ -142,7 +143,6 @@ def train(
     data = loaders(config, files[:n_train], files[n_train:], workers, devices)
     score, seconds = run_fit(fit, data, out, progress, extra, devices)
     card = {
-        "name": f"{config.architecture}-{config.target}",
         "target": config.target,
         "architecture": {"name": config.architecture, "options": fit.model.options},
         "inputs": list(fit.model.inputs),
@@ -161,7 +161,7 @@ def train(
             "seconds": round(seconds),
             "machine": _machine(devices),
             **lineage,
-            **{f"{target}_model": card["name"] for target, (_, card) in earlier.items()},
+            **{f"{target}_model": cited(card) for target, (_, card) in earlier.items()},
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,

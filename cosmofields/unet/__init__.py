@@ -13,6 +13,7 @@ from .models import MODELS, RESIDUAL_SCALE, VELOCITY_SCALE, FieldModel, build, v
 from .networks import DoubleConv, PaperUNet, ResidualUNet
 from .saved import (
     Card,
+    cited,
     load_cards,
     load_model,
     model_folder,
@@ -33,6 +34,7 @@ __all__ = [
     "PaperUNet",
     "ResidualUNet",
     "build",
+    "cited",
     "load_cards",
     "load_model",
     "model_folder",

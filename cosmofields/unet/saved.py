@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,13 +14,18 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from ..conventions import ModelMismatchError, StoreError, listing
-from ..zoo import TARGETS, zoo
+from ..zoo import TARGETS, name_of, zoo
 from .models import FieldModel, build
 from .starting import state_digest, weights_digest
 
 CARD_VERSION = 1
 
 Card = dict[str, Any]
+
+
+def cited(card: Mapping[str, Any]) -> str:
+    """A model for a history: its name, and which weights."""
+    return f"{card['name']} (weights {card['weights_digest']})"
 
 
 def save_model(model: FieldModel, card: Card, directory: str | Path) -> Path:
@@ -70,6 +76,8 @@ def model_folder(source: str | Path) -> Path:
 def load_cards(source: str | Path = "default") -> dict[str, Card]:
     """Cards of the models in a directory, or of one of the zoo, by target; no weights are read.
 
+    Each has its ``name``, such as "default density".
+
     Raises
     ------
     StoreError
@@ -107,7 +115,8 @@ def load_model(target: str, source: str | Path = "default") -> tuple[FieldModel,
     model : FieldModel
         In evaluation mode, float32, on the CPU.
     card : dict
-        With ``weights_digest``, also where its file does not have it.
+        With its ``name``, such as "default density" by that of its directory; and with
+        ``weights_digest``, also where its file does not have it.
 
     Raises
     ------
@@ -154,7 +163,7 @@ def _read_card(target: str, folder: Path, source: str | Path) -> Card:
         card = json.loads((folder / f"{target}.json").read_text())
         version = card["card_version"]
         dict(card["architecture"]["options"], name=card["architecture"]["name"])
-        lacking = {"name", "trained_for", "linear_bias"} - set(card)
+        lacking = {"trained_for", "linear_bias"} - set(card)
     except FileNotFoundError as error:
         raise _missing(target, source) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -168,7 +177,7 @@ def _read_card(target: str, folder: Path, source: str | Path) -> Card:
         raise StoreError(
             f"The card of the {target} model in {os.fspath(source)!r} lacks {sorted(lacking)}"
         )
-    return cast(Card, card)
+    return cast(Card, {**card, "name": f"{name_of(source)} {target}"})
 
 
 def _missing(target: str, source: str | Path) -> StoreError:
@@ -183,7 +192,9 @@ def _unreadable(target: str, source: str | Path, error: Exception) -> StoreError
 
 
 def _text(card: Card) -> bytes:
-    return (json.dumps(card, indent=2) + "\n").encode()
+    # Without its name, which is that of where it lies: directories are copied, and renamed.
+    kept = {key: value for key, value in card.items() if key != "name"}
+    return (json.dumps(kept, indent=2) + "\n").encode()
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -284,9 +284,10 @@ def check_positions(position: NDArray[Any], lengths: Sequence[float]) -> None:
         return
     outside = ((position < -slack) | (position > sides + slack)).any(axis=1)
     hint = (
-        "They look centred on 0: add box_size / 2, or open_catalog(..., origin=-box_size / 2)."
+        "They look centred on 0: add box_size / 2. (open_catalog takes origin=-box_size / 2)"
         if (low < -0.3 * sides).all() and (high < 0.6 * sides).all()
-        else "Are they in kpc/h (open_catalog: units={'position': 'kpc/h'}), or is box_size wrong?"
+        else "Are they in kpc/h, or is box_size wrong? "
+        "(open_catalog takes units={'position': 'kpc/h'})"
         if (high > 100 * sides).any()
         else "Wrap them with position % box_size if that is what they mean."
     )

@@ -1,0 +1,149 @@
+"""Every format in its true layout comes back as the catalogue that was written."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+
+from cosmofields.catalog import from_arrays
+from cosmofields.conventions import StoreError
+from cosmofields.readers import FORMATS, open_catalog
+from tests.format_files import COSMOLOGY, FACTS, SIDE, WRITERS, make_table
+
+pytest.importorskip("astropy")
+pytest.importorskip("pyarrow")
+PARTICLES = {"gadget4", "gadget2", "arepo", "swift", "pysco"}
+# Particles that all weigh the same have no column of it.
+EQUAL = {"gadget2", "pysco"}
+
+
+@pytest.fixture(scope="module")
+def table() -> dict[str, Any]:
+    return make_table()
+
+
+@pytest.fixture(scope="module")
+def wanted(table: dict[str, Any]) -> xr.Dataset:
+    return from_arrays(**table, **FACTS)
+
+
+@pytest.fixture(scope="module")
+def written(table: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Source and options of each format, written once."""
+    made = {}
+
+    def get(kind: str) -> tuple[Any, dict[str, Any]]:
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(kind)
+            made[kind] = WRITERS[kind][1](folder, table)
+        return made[kind]
+
+    return get
+
+
+@pytest.mark.parametrize("rows", [700, 2**22])
+@pytest.mark.parametrize("kind", WRITERS)
+def test_reads_back_equal(
+    kind: str, rows: int, written: Any, wanted: Any, no_computes: Any
+) -> None:
+    source, options = written(kind)
+    with no_computes():
+        ds = open_catalog(source, **options, rows=rows)
+    assert all(isinstance(ds[name].data, da.Array) for name in ds)
+    dim = "particle" if kind in PARTICLES else "halo"
+    assert ds.sizes == {dim: 3000, "component": 3}
+    assert max(ds.chunks[dim]) <= rows
+    assert ds.attrs["source"]["format"] == WRITERS[kind][0]
+    assert ds.attrs["box_size"] == pytest.approx(SIDE, rel=1e-5)
+    assert ds.attrs["redshift"] == pytest.approx(0.5, abs=2e-6)
+    for key, value in ds.attrs["cosmology"].items():
+        assert value == pytest.approx(COSMOLOGY[key], rel=1e-6)
+    assert {"Omega_m", "h"} <= ds.attrs["cosmology"].keys()
+    columns = set(wanted) - ({"mass"} if kind in EQUAL else set())
+    assert set(ds) == columns
+    got = ds.compute()
+    # Of the number of particles in a halo, half of one is lost; of SWIFT's Msun, four digits are.
+    precise = {"compaso": 3e-3, "fastpm": 3e-3, "swift": 1e-3}.get(kind, 3e-7)
+    for name in columns:
+        values = got[name].values
+        assert got[name].dtype == np.float32
+        if name == "position":
+            # On the edge, float32 may have wrapped.
+            off = (values - wanted[name].values + SIDE / 2) % SIDE - SIDE / 2
+            assert np.abs(off).max() < 1e-4
+            assert values.min() >= 0
+            assert values.max() < SIDE
+        elif name == "velocity":
+            np.testing.assert_allclose(values, wanted[name], rtol=2e-6, atol=1e-4)
+        else:
+            np.testing.assert_allclose(values, wanted[name], rtol=precise)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_windows_and_tasks(kind: str, written: Any) -> None:
+    """A part reads as the same part of the whole; what the tasks hold is no data."""
+    source, options = written(kind)
+    ds = open_catalog(source, **options, rows=451)
+    dim = ds["position"].dims[0]
+    whole = ds.compute()
+    part = open_catalog(source, **options).isel({dim: slice(1307, 1904)}).compute()
+    xr.testing.assert_equal(part, whole.isel({dim: slice(1307, 1904)}))
+    assert len(pickle.dumps(dict(ds.__dask_graph__()))) < 60_000
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_format_can_be_said(kind: str, written: Any) -> None:
+    source, options = written(kind)
+    named = open_catalog(_files(source), **options, format=WRITERS[kind][0])
+    assert named.attrs["source"]["format"] == WRITERS[kind][0]
+    dim = named["position"].dims[0]
+    assert named.sizes[dim] == 3000
+
+
+def _files(source: Any) -> Any:
+    """The files themselves, since a name of a format does not search a folder."""
+    path = Path(source)
+    if path.is_dir() and not (path / "Header").is_dir():
+        return sorted(p for p in path.iterdir() if "ids" not in p.name and "crc" not in p.name)
+    return source
+
+
+def test_every_format_is_written_by_a_test() -> None:
+    assert {kind for kind, _ in WRITERS.values()} | {"zarr"} == set(FORMATS)
+
+
+def test_unknown_format(written: Any) -> None:
+    source, options = written("csv")
+    with pytest.raises(StoreError, match="format='ascii'; expected one of bigfile, compaso, csv"):
+        open_catalog(source, **options, format="ascii")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("gadget4", {"position": "kpc/h times 0.001", "velocity": "km sqrt(a)/s times 0.816497",
+                     "mass": "1e10 Msun/h times 1e+10"}),
+        ("subfind", {"position": "kpc/h times 0.001", "velocity": "km/s/a times 1.5",
+                     "mass": "1e10 Msun/h times 1e+10"}),
+        ("group_tab", {"position": "kpc/h times 0.001", "velocity": "km/s/a times 1.5",
+                       "mass": "1e10 Msun/h times 1e+10"}),
+        ("savetxt", {"position": "kpc/h times 0.001", "mass": "log10 Msun/h times 1"}),
+        ("compaso", {"position": "box times 300, moved by 150, 150, 150 Mpc/h",
+                     "velocity": "velocities of a unit box times 31234.5",
+                     "mass": "particles times 1e+10"}),
+    ],
+)  # fmt: skip
+def test_what_was_converted_is_recorded(kind: str, said: dict[str, str], written: Any) -> None:
+    source, options = written(kind)
+    assert open_catalog(source, **options).attrs["source"]["converted"] == said
+
+
+def test_nothing_converted_nothing_said(written: Any) -> None:
+    source, options = written("csv")
+    assert "converted" not in open_catalog(source, **options).attrs["source"]

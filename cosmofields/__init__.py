@@ -62,6 +62,7 @@ _EXPORTS = {
     "to_redshift_space": "cosmofields.catalog",
     "transverse": "cosmofields.derivatives",
     "tutorial": "cosmofields.tutorial",
+    "verify": "cosmofields.store",
     "wedges": "cosmofields.spectral",
     "write_store": "cosmofields.store",
 }
@@ -100,7 +101,7 @@ if TYPE_CHECKING:
         misalignment,
         pool,
     )
-    from .store import open_store, write_store
+    from .store import open_store, verify, write_store
     from .two_point import clustering
 
 

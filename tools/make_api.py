@@ -31,7 +31,7 @@ TOPICS = {
         "linear_theory linear_velocity predict predict_density predict_velocity predict_momentum "
         "reconstruct calibrate score models"
     ),
-    "Stores": "open_store write_store",
+    "Stores": "open_store verify write_store",
     "Derivatives": "gradient divergence curl helmholtz longitudinal transverse magnitude",
     "Spectra": "power_spectrum multipoles wedges spectra",
     "Correlation functions": (

@@ -27,15 +27,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; return the exit code: 0, or 2 for input that cannot be used."""
+    """Run a verb; return the exit code: 0, 1 for a damaged store, 2 for what cannot be used."""
     args = _parser().parse_args(argv)
     args.command = shlex.join(["cosmofields", *(sys.argv[1:] if argv is None else argv)])
     try:
-        args.run(args)
+        code: int | None = args.run(args)
     except CosmofieldsError as error:
         print(f"cosmofields {args.verb}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"cosmofields {args.verb}: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code or 0

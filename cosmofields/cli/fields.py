@@ -1,13 +1,14 @@
-"""Verbs on fields: demo, evaluate, info, predict."""
+"""Verbs on fields: demo, evaluate, info, predict, verify."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from ..conventions import AXES, CosmofieldsError
 from ..zoo import is_model
-from .shared import MODEL, Verbs, client, cosmology, one_or_three
+from .shared import MODEL, Verbs, client, cosmology, one_or_three, storage_options
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -77,8 +78,9 @@ def add_verbs(verbs: Verbs) -> None:
         "Of a model: what it is for, what it was trained on and how, what it scores.",
     )
     info.add_argument(
-        "store", metavar="STORE|MODEL", help=f"path of a Zarr store; or a model, {MODEL}"
+        "store", metavar="STORE|MODEL", help=f"path or URL of a Zarr store; or a model, {MODEL}"
     )
+    storage_options(info)
     info.set_defaults(run=_info)
 
     predict = verbs.add_parser(
@@ -151,6 +153,16 @@ def add_verbs(verbs: Verbs) -> None:
     )
     predict.set_defaults(run=_predict)
 
+    verify = verbs.add_parser(
+        "verify",
+        help="read every chunk of a store, and name what is damaged",
+        description="Read a Zarr store from end to end: each chunk has to be there, to have the "
+        "bits that its checksum says, and to be of its size. Exit code 1 if something is wrong.",
+    )
+    verify.add_argument("store", metavar="STORE", help="path or URL of a Zarr store")
+    storage_options(verify)
+    verify.set_defaults(run=_verify)
+
 
 def _demo(args: argparse.Namespace) -> None:
     from ..demo import demo
@@ -201,7 +213,17 @@ def _info(args: argparse.Namespace) -> None:
         return
     from ..store import describe
 
-    print(describe(args.store), end="")
+    print(describe(args.store, storage_options=dict(args.option)), end="")
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from ..store import verify
+
+    damages = verify(args.store, storage_options=dict(args.option), progress=sys.stderr.isatty())
+    for damage in damages:
+        print(damage)
+    print(f"{args.store}: {len(damages)} damaged" if damages else f"{args.store}: sound")
+    return 1 if damages else 0
 
 
 def _predict(args: argparse.Namespace) -> None:

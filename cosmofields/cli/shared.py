@@ -27,6 +27,25 @@ def cosmology(text: str) -> dict[str, float]:
         ) from None
 
 
+def storage_options(parser: argparse.ArgumentParser) -> None:
+    """Add the option of a verb that reads a store, wherever it lies."""
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        type=_option,
+        metavar="KEY=VALUE",
+        help="of an object store, e.g. anon=true, endpoint_url=https://...; may be repeated",
+    )
+
+
+def _option(text: str) -> tuple[str, str | bool]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected KEY=VALUE, such as anon=true")
+    return key, {"true": True, "false": False}.get(value.lower(), value)
+
+
 def one_or_three(values: list[Any] | None) -> Any:
     """A single number as such; what is no list of three is refused where it is used."""
     return values[0] if values and len(values) == 1 else values

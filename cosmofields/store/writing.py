@@ -210,10 +210,12 @@ def finish(target: StorePath | Store) -> None:
     """Consolidate the metadata, and then say in one write that the store is whole."""
     place = Place(str(target), "fsspec", "") if isinstance(target, Store) else place_of(target)
     store = target if isinstance(target, Store) else reach(place, write=True)
-    with warnings.catch_warnings():
-        # Without consolidated metadata it is the plain open that warns, every time.
-        warnings.filterwarnings("ignore", message="Consolidated metadata")
-        root = zarr.consolidate_metadata(store, zarr_format=3)
+    if store.supports_consolidated_metadata:  # Icechunk has its own way to read them at once
+        with warnings.catch_warnings():
+            # Without consolidated metadata it is the plain open that warns, every time.
+            warnings.filterwarnings("ignore", message="Consolidated metadata")
+            zarr.consolidate_metadata(store, zarr_format=3)
+    root = zarr.open_group(store, mode="r+", zarr_format=3)
     made: dict[str, Any] = dict(root.attrs["cosmofields"])  # type: ignore[arg-type]
     made["metadata_sha256"] = digest(documents(store, place)[2])
     root.update_attributes({"complete": True, "cosmofields": made})

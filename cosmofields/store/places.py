@@ -101,8 +101,10 @@ def place_of(path: StorePath, storage_options: Mapping[str, Any] | None = None) 
         ) from error
     if not scheme and options != "{}":
         raise StoreError(f"storage_options are for URLs; {name!r} is a path on this machine")
+    if "\0" in root:
+        raise StoreError(f"{name!r} is no path: it holds a NUL")
     if not scheme:
-        root = str(Path(root).resolve())
+        root = os.path.realpath(root)
     kind: Kind = "folder" if not scheme else "fsspec"
     if scheme in _OBJECTS:
         kind = "objects"

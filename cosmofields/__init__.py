@@ -30,6 +30,7 @@ _EXPORTS = {
     "helmholtz": "cosmofields.derivatives",
     "histogram": "cosmofields.statistics",
     "joint_distribution": "cosmofields.statistics",
+    "kinetic_sz": "cosmofields.applications",
     "linear_theory": "cosmofields.linear",
     "linear_velocity": "cosmofields.linear",
     "longitudinal": "cosmofields.derivatives",
@@ -58,10 +59,13 @@ _EXPORTS = {
     "simulate": "cosmofields.simulation",
     "spectra": "cosmofields.spectral",
     "sub_boxes": "cosmofields.boxes",
+    "t_web": "cosmofields.applications",
     "to_real_space": "cosmofields.sampling",
     "to_redshift_space": "cosmofields.catalog",
     "transverse": "cosmofields.derivatives",
     "tutorial": "cosmofields.tutorial",
+    "v_web": "cosmofields.applications",
+    "velocities_at": "cosmofields.applications",
     "verify": "cosmofields.store",
     "wedges": "cosmofields.spectral",
     "write_store": "cosmofields.store",
@@ -71,6 +75,7 @@ __all__ = sorted(_EXPORTS)
 
 if TYPE_CHECKING:
     from . import plotting, tutorial
+    from .applications import kinetic_sz, t_web, v_web, velocities_at
     from .boxes import combine, evaluate_sub_boxes, sub_boxes
     from .catalog import from_arrays, from_grid, select, to_redshift_space
     from .conventions import CosmofieldsError

@@ -36,6 +36,7 @@ LAYERS = [
     "statistics",
     "linear",
     "sampling",
+    "applications",
     "unet",
     "calibration",
     "engine",

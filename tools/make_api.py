@@ -38,6 +38,7 @@ TOPICS = {
         "correlations correlation_function correlation_multipoles correlation_2d clustering"
     ),
     "Cell by cell": "cell_statistics misalignment histogram joint_distribution pool",
+    "Applications": "kinetic_sz t_web v_web velocities_at",
     "Evaluation": (
         "evaluate sub_boxes evaluate_sub_boxes combine scores_table format_table report"
     ),

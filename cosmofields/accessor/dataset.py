@@ -99,7 +99,7 @@ class DatasetRecon(Recon):
             return [*verbs, f".predict() still needs: {', '.join(wants)}"]
         return [
             ".predict(): density, velocity, momentum by the networks",
-            ".predict_velocity(), .predict_density(): one of them",
+            ".predict_density(), .predict_velocity(), .predict_momentum(): one of them",
             ".reconstruct('fields.zarr'): all of it, out of core, in a store",
             *verbs,
         ]
@@ -196,6 +196,21 @@ class DatasetRecon(Recon):
         progress: bool = False,
     ) -> xr.DataArray:
         """See :func:`cosmofields.predict_velocity`."""
+
+    @forwards("inference")
+    def predict_momentum(
+        self,
+        model: str | Path = "default",
+        *,
+        tile: int | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        symmetries: int = 1,
+        restore_power: bool = False,
+        allow_mismatch: bool = False,
+        progress: bool = False,
+    ) -> xr.DataArray:
+        """See :func:`cosmofields.predict_momentum`."""
 
     @forwards("reconstruction")
     def reconstruct(

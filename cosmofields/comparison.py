@@ -347,7 +347,7 @@ def compare(
     if "component" in true.dims:
         row |= _vector_scores(predicted, true, cells)
         if name in FIELDS:
-            row |= _misalignment(predicted, true)
+            row |= misalignment_scores(predicted, true)
     else:
         row |= _joint_counts(predicted, true, density, how)
     for side, field in (("predicted", predicted), ("true", true)):
@@ -389,7 +389,8 @@ def combined_scores(parts: Mapping[str, NDArray[Any]]) -> Row:
     }
 
 
-def _misalignment(predicted: xr.DataArray, true: xr.DataArray) -> Row:
+def misalignment_scores(predicted: xr.DataArray, true: xr.DataArray) -> Row:
+    """Mean and scatter of 1 - cos phi, its histogram, and the cells that have no direction."""
     angle = statistics.misalignment(predicted, true)
     # Opposite vectors may be a rounding error beyond 2, and belong into the last bin.
     below = np.nextafter(np.float32(2), np.float32(0))

@@ -15,12 +15,12 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from ..comparison import (
-    COMPARED,
     Measure,
     Pair,
     Row,
     check_datasets,
     compare,
+    fact,
     in_memory,
     pair_makers,
     shared_fields,
@@ -29,14 +29,13 @@ from ..comparison import (
 )
 from ..conventions import (
     AXES,
+    BOX_KEYS,
     COMPONENTS,
     FIELDS,
     DimensionError,
-    box_facts,
     check_periodic,
     grid_of,
     is_lazy,
-    variable,
 )
 from ..evaluation import assemble, facts
 from ..store import open_store, write_store
@@ -247,11 +246,7 @@ def evaluate_sub_boxes(
 
 def _with_facts(ds: xr.Dataset) -> xr.Dataset:
     """The Dataset, with the box facts of its fields where it has none of its own."""
-    found: dict[str, Any] = {}
-    for name in reversed(COMPARED):
-        if name in ds:
-            found |= box_facts(variable(ds, name))
-    return ds.assign_attrs(found)
+    return ds.assign_attrs({key: fact(ds, key) for key in BOX_KEYS if fact(ds, key) is not None})
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .conventions import listing
+from .conventions import StoreError, listing
 
 # Beyond this relative difference in its number densities, or its cells, a box is not what a model
 # was trained for.
@@ -25,16 +25,42 @@ def zoo() -> dict[str, Path]:
     return {name: root / name for name in sorted(names, key=lambda name: name != "default")}
 
 
+def ships(source: str | Path) -> bool:
+    """Whether this is the name of a model that ships; ``"./name"`` or a ``Path`` is a directory."""
+    return isinstance(source, str) and source in zoo()
+
+
 def name_of(source: str | Path) -> str:
     """What a model is called: a name of the zoo, or that of its directory."""
-    return source if isinstance(source, str) and source in zoo() else Path(source).resolve().name
+    return str(source) if ships(source) else Path(source).resolve().name
 
 
 def is_model(source: str | Path) -> bool:
     """Whether this names a model that ships, or a directory with cards."""
-    if isinstance(source, str) and source in zoo():
-        return True
-    return any((Path(source) / f"{target}.json").is_file() for target in TARGETS)
+    return ships(source) or any((Path(source) / f"{name}.json").is_file() for name in TARGETS)
+
+
+def model_folder(source: str | Path) -> Path:
+    """Directory of a saved model.
+
+    Parameters
+    ----------
+    source : name of a model of the zoo, or path of a directory
+        A string that is both is the name; ``"./name"`` or a ``Path`` is the directory.
+
+    Raises
+    ------
+    StoreError
+        If it is neither.
+    """
+    if ships(source):
+        return zoo()[str(source)]
+    if not Path(source).is_dir():
+        raise StoreError(
+            f"No model {os.fspath(source)!r}: expected one of those that ship ({listing(zoo())}), "
+            "or a directory with density.safetensors and density.json"
+        )
+    return Path(source)
 
 
 def purpose(wanted: Mapping[str, Any]) -> str:
@@ -89,5 +115,6 @@ def advice(number_density: float, *, masses: bool) -> str:
     how = wanted[name]
     return (
         f"A model that ships for such a catalogue: model={name!r}, with "
-        f"select(number_density={how['number_density']}) and paint(weighting={how['weighting']!r})"
+        f"select(number_density={how['number_density']}) and paint(weighting={how['weighting']!r}) "
+        f"(in the shell: --model {name})"
     )

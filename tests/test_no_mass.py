@@ -55,7 +55,7 @@ def shipped(monkeypatch: pytest.MonkeyPatch, models: Path, tmp_path: Path) -> No
     (tmp_path / "sparse").mkdir()
     (tmp_path / "sparse" / "density.json").write_text(json.dumps(card))
     folders = {"default": cf.zoo.zoo()["default"], "no-mass": models, "sparse": tmp_path / "sparse"}
-    for user in ("zoo", "unet.saved", "inference.inputs"):
+    for user in ("zoo", "inference.inputs"):
         monkeypatch.setattr(f"cosmofields.{user}.zoo", lambda: folders)
 
 
@@ -130,11 +130,39 @@ def test_command(
 # --- what is said ---
 
 
+def test_a_choice_at_random_is_said(halos: xr.Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    select(halos, [DENSITY])
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith(
+        "select: 1266 of 1500 halos, at random, for there are no masses to rank them by: the "
+        "catalogue has 0.00356 (h/Mpc)^3, and 0.003 were asked for"
+    )
+    # Not where hardly any are left out, nor where masses rank them.
+    caplog.clear()
+    select(halos.isel(halo=slice(1280)), [DENSITY])
+    select(halos.assign(mass=("halo", np.geomspace(1e14, 1e12, 1500))), [DENSITY])
+    assert not caplog.records
+
+
+def test_a_box_in_other_units(halos: xr.Dataset, models: Path) -> None:
+    small = halos.assign(position=halos["position"] / 1e3).assign_attrs(box_size=SIDE / 1e3)
+    with pytest.raises(CatalogError, match="of Gpc/h, multiply positions and box_size by 1000"):
+        select(small, [DENSITY])
+    with pytest.raises(CatalogError, match="A larger box is needed, or fewer bins"):
+        select(halos, [1e-6])
+    wide = halos.assign(position=halos["position"] * 1e3).assign_attrs(box_size=SIDE * 1e3)
+    painted = cf.paint(wide.assign_attrs(space="redshift", los="z"), 32, weighting="number")
+    with pytest.raises(ModelMismatchError, match="if these are not, divide positions and box_size"):
+        cf.predict(painted, models)
+
+
 def test_masses_are_missing(halos: xr.Dataset, shipped: None) -> None:
     said = (
         r"No `mass` in this catalogue; halos are ranked by it into 4 bins \(one bin needs none\). "
         r"A model that ships for such a catalogue: model='no-mass', with "
-        r"select\(number_density=\[0.003\]\) and paint\(weighting='number'\)"
+        r"select\(number_density=\[0.003\]\) and paint\(weighting='number'\) "
+        r"\(in the shell: --model no-mass\)"
     )
     with pytest.raises(MissingVariableError, match=said):
         select(halos)
@@ -166,9 +194,8 @@ def test_too_few_halos_for_the_default(halos: xr.Dataset, shipped: None) -> None
 
 def test_nearly_enough_halos(halos: xr.Dataset, models: Path) -> None:
     some = halos.isel(halo=slice(1250))  # 2.963e-3
-    with pytest.raises(
-        CatalogError, match=r"select\(number_density=\[0.002962\]\) is within the 2%"
-    ):
+    said = r"select\(number_density=\[0.002962\]\) is within the 2%.*--number-density 0.002962\)"
+    with pytest.raises(CatalogError, match=said):
         select(some, [DENSITY])
     tracers = cf.to_redshift_space(select(some, [0.002962]), "z")
     assert cf.predict_density(cf.paint(tracers, 32, weighting="number"), models).min() > 0
@@ -176,7 +203,8 @@ def test_nearly_enough_halos(halos: xr.Dataset, models: Path) -> None:
 
 def test_all_halos_unselected(halos: xr.Dataset, models: Path, shipped: None) -> None:
     painted = cf.paint(cf.to_redshift_space(halos, "z"), 32, weighting="number")
-    with pytest.raises(ModelMismatchError, match=r"use select\(number_density=...\) with these"):
+    said = r"halos that were not selected \(before paint\(\): select\(number_density=\[0.003\]\)\)"
+    with pytest.raises(ModelMismatchError, match=said):
         cf.predict(painted, "no-mass")
 
 

@@ -26,7 +26,8 @@ def calibration(card: Card) -> dict[str, Any]:
     if "calibration" not in card:
         raise ModelMismatchError(
             f"The model {card['name']!r} was not calibrated: cosmofields.calibrate(model, boxes, "
-            "validation) measures what restore_power and uncertainty need"
+            "validation) measures what restore_power and uncertainty need (in the shell: "
+            "cosmofields calibrate --model ... --boxes ... --validation ...)"
         )
     return cast("dict[str, Any]", card["calibration"])
 

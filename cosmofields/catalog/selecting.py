@@ -22,11 +22,14 @@ from ..conventions import (
     step,
 )
 from ..cosmology import cosmology_of, redshift_of
+from ..lazy import log
 from ..zoo import TOLERANCE, advice
 from .making import check_masses, check_positions, row_dim, velocity_of, wrap
 
 # The paper's four mass bins, by cumulative number density in (h/Mpc)^3.
 NUMBER_DENSITY = (1e-4, 1e-3, 2e-3, 3e-3)
+# Mpc/h: the side below which a box holds hardly any halo.
+SMALLEST = 5.0
 
 
 def select(
@@ -90,12 +93,13 @@ def select(
         # Rounded down, that no halo more is asked for.
         whole = math.floor(n / volume * 1e6) / 1e6
         nearly = whole >= (1 - TOLERANCE) * edges[-1] and whole > np.append(0, edges)[-2]
+        fewer = [*edges[:-1].tolist(), whole]
         raise CatalogError(
             f"number_density={edges[-1]:g} (h/Mpc)^3 needs {ranks[-1]} halos in {volume:g} "
             f"(Mpc/h)^3; the catalogue has {n}, that is {n / volume:.3g} (h/Mpc)^3. "
             + (
-                f"Nearly enough: select(number_density={[*edges[:-1].tolist(), whole]}) is within "
-                f"the {TOLERANCE:.0%} that models allow"
+                f"Nearly enough: select(number_density={fewer}) is within the {TOLERANCE:.0%} that "
+                f"models allow (in the shell: --number-density {' '.join(map(str, fewer))})"
                 if nearly
                 else advice(n / volume, masses=has_mass)
             )
@@ -104,7 +108,23 @@ def select(
     if (counts == 0).any():
         raise CatalogError(
             f"Mass bin {int(np.argmin(counts))} is empty: number_density={listing(edges)} times "
-            f"the volume {volume:g} (Mpc/h)^3 gives {listing(counts)} halos a bin"
+            f"the volume {volume:g} (Mpc/h)^3 gives {listing(counts)} halos a bin. "
+            + (
+                "No box in Mpc/h is so small: of Gpc/h, multiply positions and box_size by 1000"
+                if volume < SMALLEST**3
+                else "A larger box is needed, or fewer bins"
+            )
+        )
+    if not has_mass and n > (1 + TOLERANCE) * ranks[-1]:
+        log.warning(
+            "select: %d of %d halos, at random, for there are no masses to rank them by: the "
+            "catalogue has %.3g (h/Mpc)^3, and %g were asked for. A random choice is less biased "
+            "than the heaviest halos, of which a model learns: where something stands for mass, "
+            "cut the catalogue by it, or give it as `mass`",
+            ranks[-1],
+            n,
+            n / volume,
+            edges[-1],
         )
     order = np.random.default_rng(seed).permutation(n)
     if has_mass:

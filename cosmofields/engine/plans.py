@@ -115,7 +115,8 @@ def plan(
         raise CosmofieldsError(
             f"The {model.target} network needs {format_bytes(small.nbytes)} for its smallest tiles "
             f"({' x '.join(map(str, small.tile))} cells), and {format_bytes(int(memory))} are "
-            "allowed: give it more (memory=, or cosmofields.memory in dask's configuration)"
+            "allowed: give it more (memory=, or cosmofields.memory in dask's configuration; in the "
+            "shell: --memory)"
         )
     # Smaller passes leave room, and less to do again, for hardly more work.
     least = WORTH * min(p.cost for p in allowed)

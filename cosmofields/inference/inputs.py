@@ -10,6 +10,7 @@ import xarray as xr
 
 from ..conventions import (
     AXES,
+    Grid,
     ModelMismatchError,
     check_same_grid,
     listing,
@@ -136,14 +137,14 @@ def check_box(observed: xr.Dataset, card: dict[str, Any], multiple: int = 4) -> 
         return
     others = {name: load_cards(name)["density"] for name in zoo()}
     fitting = [
-        f"model={name!r}"
+        f"model={name!r} (in the shell: --model {name})"
         for name, other in others.items()
         if not _differences(observed, other["trained_for"], multiple)
     ]
     advice = f"One that ships fits it: {' or '.join(fitting)}. " if fitting else ""
     raise ModelMismatchError(
         f"The model {card['name']!r} was not trained for this box: {'; '.join(wrong)}. {advice}"
-        "To use it all the same: allow_mismatch=True"
+        "To use it all the same: allow_mismatch=True (in the shell: --allow-mismatch)"
     )
 
 
@@ -154,24 +155,22 @@ def _differences(observed: xr.Dataset, wanted: dict[str, Any], multiple: int) ->
     wrong = []
     cells = grid.cell_size
     if not np.allclose(cells, wanted["cell_size"], rtol=TOLERANCE):
-        nearest = [
-            multiple * max(1, round(side / wanted["cell_size"] / multiple)) for side in grid.lengths
-        ]
-        given, right = (
-            listing(dict.fromkeys(f"{number:.4g}" for number in numbers))
-            for numbers in (cells, nearest)
-        )
+        given = listing(dict.fromkeys(f"{side:.4g}" for side in cells))
         wrong.append(
             f"cell size {given} Mpc/h, trained for {wanted['cell_size']:.4g} "
-            f"(nearest: paint with n_grid = {right})"
+            f"({_other_cells(grid, wanted['cell_size'], multiple)})"
         )
     density = list(halos.attrs.get("number_density") or [])
-    if len(density) != len(wanted["number_density"]) or not np.allclose(
+    select = f"select(number_density={wanted['number_density']})"
+    if not density:
+        wrong.append(f"halos that were not selected (before paint(): {select})")
+    elif len(density) != len(wanted["number_density"]) or not np.allclose(
         density, wanted["number_density"], rtol=TOLERANCE
     ):
         wrong.append(
             f"cumulative number densities of the mass bins {density} (h/Mpc)^3, trained for "
-            f"{wanted['number_density']} (use select(number_density=...) with these)"
+            f"{wanted['number_density']} ({select}; in the shell: --number-density "
+            f"{' '.join(map(str, wanted['number_density']))})"
         )
     z = redshift_of(halos)
     if abs(z - wanted["redshift"]) > REDSHIFT_TOLERANCE:
@@ -192,3 +191,14 @@ def _differences(observed: xr.Dataset, wanted: dict[str, Any], multiple: int) ->
         if value != wanted[key]:
             wrong.append(f"{key} {value!r}, trained for {wanted[key]!r} ({how})")
     return wrong
+
+
+def _other_cells(grid: Grid, wanted: float, multiple: int) -> str:
+    """How a box gets cells of the wanted size, in Mpc/h."""
+    size = max(grid.cell_size)
+    if not 1e-2 < size / wanted < 1e2:
+        how = "divide" if size > wanted else "multiply"
+        return f"lengths are in Mpc/h: if these are not, {how} positions and box_size"
+    nearest = [multiple * max(1, round(side / wanted / multiple)) for side in grid.lengths]
+    right = listing(dict.fromkeys(nearest))
+    return f"nearest: paint with n_grid = {right}; in the shell: --n-grid {right.replace(',', '')}"

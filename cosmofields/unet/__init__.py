@@ -8,7 +8,7 @@ scaling is inside, so training and inference cannot disagree about it.  The last
 line of sight.
 """
 
-from ..zoo import TARGETS, zoo
+from ..zoo import TARGETS, model_folder, zoo
 from .models import MODELS, RESIDUAL_SCALE, VELOCITY_SCALE, FieldModel, build, vector_channels
 from .networks import DoubleConv, PaperUNet, ResidualUNet
 from .saved import (
@@ -16,7 +16,6 @@ from .saved import (
     cited,
     load_cards,
     load_model,
-    model_folder,
     replace_file,
     save_model,
     write_card,

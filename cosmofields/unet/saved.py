@@ -14,7 +14,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from ..conventions import ModelMismatchError, StoreError, listing
-from ..zoo import TARGETS, name_of, zoo
+from ..zoo import TARGETS, model_folder, name_of
 from .models import FieldModel, build
 from .starting import state_digest, weights_digest
 
@@ -47,30 +47,6 @@ def save_model(model: FieldModel, card: Card, directory: str | Path) -> Path:
     for suffix, content in files.items():
         replace_file(directory / f"{model.target}.{suffix}", content)
     return directory / f"{model.target}.json"
-
-
-def model_folder(source: str | Path) -> Path:
-    """Directory of a saved model.
-
-    Parameters
-    ----------
-    source : name of a model of the zoo, or path of a directory
-        A string that is both is the name; ``"./name"`` or a ``Path`` is the directory.
-
-    Raises
-    ------
-    StoreError
-        If it is neither.
-    """
-    known = zoo()
-    if isinstance(source, str) and source in known:
-        return known[source]
-    if not Path(source).is_dir():
-        raise StoreError(
-            f"No model {os.fspath(source)!r}: expected one of those that ship ({listing(known)}), "
-            "or a directory with density.safetensors and density.json"
-        )
-    return Path(source)
 
 
 def load_cards(source: str | Path = "default") -> dict[str, Card]:
@@ -107,7 +83,7 @@ def load_model(target: str, source: str | Path = "default") -> tuple[FieldModel,
     Parameters
     ----------
     target : {"density", "velocity", "momentum"}
-    source : name of a model that ships (:func:`zoo`), or path of a directory
+    source : name of a model that ships (:func:`~cosmofields.zoo.zoo`), or path of a directory
         Where ``TARGET.safetensors`` and ``TARGET.json`` lie.
 
     Returns

@@ -68,8 +68,8 @@ def calibrate(
     Raises
     ------
     CosmofieldsError
-        If a box calls itself a test box, two of validation have one name, or there is none; before
-        any network runs.
+        If a box calls itself a test box, one of validation a training box, two of validation have
+        one name, or there is none; before any network runs.
     ModelMismatchError
         If a box is not of the kind that the model was trained for.
 
@@ -300,8 +300,14 @@ def _check(
     if len(set(names)) < len(names):
         raise CosmofieldsError(f"validation={listing(names)}; expected each of another name")
     for path in (*boxes, *validation):
-        if open_box(path)[0].attrs["source"].get("role") == "test":
+        role = open_box(path)[0].attrs["source"].get("role")
+        if role == "test":
             raise CosmofieldsError(f"{str(path)!r} calls itself a test box: it may choose nothing")
+        if role not in (None, "validation") and path in validation:
+            raise CosmofieldsError(
+                f"{str(path)!r} calls itself a {role} box; it was given for validation: errors "
+                "are smaller in boxes that a model was trained on"
+            )
 
 
 def _command(

@@ -266,3 +266,29 @@ def make_models() -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def add_network() -> Callable[..., None]:
+    """Save one more untrained network beside others: ``add_network(folder, "paper", "momentum")``.
+
+    Its weights are random, and its card is that of the velocity's, but for what is given and the
+    calibration.
+    """
+
+    def add(folder: Path, architecture: str, target: str, **changes: Any) -> None:
+        import torch
+
+        from cosmofields.unet import build, load_cards, save_model
+
+        torch.manual_seed(2)
+        network = build(architecture, target, n_bins=4, widths=[4, 4, 4])
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        shape = {"name": architecture, "options": network.options}
+        card = {**load_cards(folder)["velocity"], "target": target, "architecture": shape}
+        card.pop("calibration", None)
+        save_model(network, {**card, **changes}, folder)
+
+    return add

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from cosmofields.inference import (
     turn,
 )
 from cosmofields.painting import paint
-from cosmofields.unet import FieldModel, build, load_model, save_model
+from cosmofields.unet import FieldModel, build, load_model
 
 
 def random_model(architecture: str, target: str) -> FieldModel:
@@ -50,26 +50,9 @@ def random_model(architecture: str, target: str) -> FieldModel:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory, observed: xr.Dataset) -> Path:
+def models(make_models: Callable[..., Path], observed: xr.Dataset, tmp_path_factory: Any) -> Path:
     """Directory of random models whose card fits the box of `observed`."""
-    folder = tmp_path_factory.mktemp("models")
-    for target in ("density", "velocity"):
-        model = random_model("residual", target)
-        card = {
-            "target": target,
-            "architecture": {"name": "residual", "options": model.options},
-            "trained_for": {
-                "cell_size": 100 / 16,
-                "number_density": list(observed.halo_density.attrs["number_density"]),
-                "weighting": "mass",
-                "space": "redshift",
-                "redshift": 0.59,
-                "cosmology": observed.attrs["cosmology"],
-            },
-            "linear_bias": {"mass_bins": [3.0, 1.5, 1.2, 1.1], "all_by_number": [1.3]},
-        }
-        save_model(model, card, folder)
-    return folder
+    return make_models(tmp_path_factory.mktemp("models"), observed)
 
 
 def inputs(model: FieldModel, shape: tuple[int, ...]) -> np.ndarray:

@@ -15,7 +15,6 @@ import dask
 import distributed
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 import zarr
 from rich.console import Console
@@ -30,9 +29,9 @@ from cosmofields.conventions import (
     ModelMismatchError,
     StoreError,
 )
-from cosmofields.reconstruction import reconstruct
+from cosmofields.reconstruction import jobs, reconstruct, whole
 from cosmofields.store import describe
-from cosmofields.unet import build, cited, load_cards, load_model, save_model, write_card
+from cosmofields.unet import cited, load_cards, load_model, write_card
 
 N_GRID = 96  # more than one chunk, and so more than one tile, a side
 FIELDS = ("density", "velocity", "momentum")
@@ -46,21 +45,10 @@ def models(make_models: Callable[..., Path], tracers: xr.Dataset, tmp_path_facto
 
 
 @pytest.fixture(scope="module")
-def complete(models: Path, tmp_path_factory: Any) -> Path:
+def complete(models: Path, add_network: Callable[..., None], tmp_path_factory: Any) -> Path:
     """The same, with a network for the momentum, and with tables."""
     folder = shutil.copytree(models, tmp_path_factory.mktemp("complete") / "models")
-    cards = load_cards(folder)
-    torch.manual_seed(2)
-    network = build("residual", "momentum", n_bins=4, widths=[4, 4, 4])
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    card = {
-        **cards["velocity"],
-        "target": "momentum",
-        "architecture": {"name": "residual", "options": network.options},
-    }
-    save_model(network, card, folder)
+    add_network(folder, "residual", "momentum")
 
     def power(*kinds: str) -> dict[str, Any]:
         ratio = {kind: [[0.9, 0.8 - 0.1 * i]] for i, kind in enumerate(kinds)}
@@ -284,20 +272,12 @@ def test_a_network_for_the_momentum_has_a_stage(
 
 
 def test_linear_fields_that_the_paper_sees(
-    models: Path, tracers: xr.Dataset, tmp_path: Path
+    models: Path, add_network: Callable[..., None], tracers: xr.Dataset, tmp_path: Path
 ) -> None:
     # Its velocity and momentum networks see eqs. 2 and 3, each by the bias of its own card.
     folder = shutil.copytree(models, tmp_path / "models")
-    torch.manual_seed(3)
     for target, bias in (("density", 1.5), ("velocity", 1.5), ("momentum", 1.4)):
-        network = build("paper", target, n_bins=4, widths=[4, 4, 4])
-        card = {
-            **load_cards(folder)["velocity"],
-            "target": target,
-            "architecture": {"name": "paper", "options": network.options},
-            "linear_bias": {"power_ratio": bias},
-        }
-        save_model(network, card, folder)
+        add_network(folder, "paper", target, linear_bias={"power_ratio": bias})
     options = {"precision": "float32", "allow_mismatch": True}
     path = tmp_path / "a.zarr"
     tree = reconstruct(tracers, path, model=folder, n_grid=32, progress=False, **options)
@@ -346,6 +326,37 @@ def test_the_plan_comes_first(
         assert word in plan
     for stage in ("observed", "linear", "density", "velocity"):
         assert f"s  {stage}" in rest
+
+
+@pytest.mark.parametrize("least", [32**3, 32**3 + 1])
+def test_the_plan_of_a_small_box_is_made_without_probes(
+    least: int,
+    models: Path,
+    tracers: xr.Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probed = []
+    monkeypatch.setattr(jobs, "WORTH_PROBING", least)
+    monkeypatch.setattr(jobs, "_probe", lambda: probed.append("disk") or (1e-3, 1e-3))
+    monkeypatch.setattr(engine, "seconds_per_cell", lambda *args: probed.append("tile") or 1.0)
+    said = StringIO()
+    monkeypatch.setattr(whole, "do", lambda *args: None)
+    monkeypatch.setattr(stages, "close", lambda *args: 1 / 0)
+    options = {**OPTIONS, "n_grid": 32, "allow_mismatch": True, "progress": True}
+    with pytest.raises(ZeroDivisionError):
+        reconstruct(
+            tracers,
+            tmp_path / "a.zarr",
+            model=models,
+            console=Console(file=said, width=120),
+            **options,
+        )
+    plan, _, _ = said.getvalue().partition("template")
+    assert "velocity" in plan
+    assert probed == (["disk", "tile", "tile"] if least == 32**3 else [])
+    assert ("time, about" in plan) == (least == 32**3)
+    assert (" min" in plan) == (least == 32**3)
 
 
 def test_painted_fields_will_do(

@@ -34,7 +34,7 @@ from .errors import (
 )
 from .fitting import K_EDGES, SHARE, UNITS, Measurement, lognormal_factor, rescale
 from .means import MeanMeasurement, mean_name, mean_table, network_density, recalibrate, undoing
-from .power import gain, restore
+from .power import gain, restoration, restore
 from .tables import Card, Table, calibration, parts, rounded
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "parts",
     "recalibrate",
     "rescale",
+    "restoration",
     "restore",
     "rounded",
     "undoing",

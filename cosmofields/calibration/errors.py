@@ -8,7 +8,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from ..conventions import attribute, box_facts, label, periodic_grid
+from ..conventions import CosmofieldsError, attribute, box_facts, label, periodic_grid
 from .power import scaled
 from .tables import Card, Table, calibration, parts, row_of
 
@@ -135,7 +135,17 @@ def interval(
     low, high : DataArray
         Of a velocity, field -+ sigmas error.  Of a density, the lognormal of that mean and standard
         deviation: m exp(-+ sigmas s) with s^2 = ln(1 + (error / field)^2), m = field exp(-s^2 / 2).
+
+    Raises
+    ------
+    CosmofieldsError
+        For a field whose power was restored: the errors are about the mean.
     """
+    if "estimator" in field.attrs:
+        raise CosmofieldsError(
+            f"`{field.name}` has its power restored, and `{error.name}` is about the mean field: "
+            "that of predict() without restore_power, or of the group `reconstructed` of a store"
+        )
     if error.name == "velocity_error":
         return field - sigmas * error, field + sigmas * error
     s2 = np.log1p((error / field) ** 2)

@@ -9,11 +9,38 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from ..conventions import FIELDS, Grid, attribute, canonical, periodic_grid
+from ..conventions import (
+    FIELDS,
+    Grid,
+    ModelMismatchError,
+    attribute,
+    canonical,
+    listing,
+    periodic_grid,
+)
 from ..fourier import through_modes
 from .tables import Array, Card, calibration, parts, row_of
 
 LEAST_CORRELATION = 0.5
+
+
+def restoration(name: str, card: Card) -> dict[str, Any]:
+    """What a card has measured of the power of a field.
+
+    Raises
+    ------
+    ModelMismatchError
+        If the model was not calibrated; or not this field, as of a product of density and velocity
+        in the place of which there was a network for the momentum.
+    """
+    measured = calibration(card)["restoration"]
+    if name not in measured:
+        how = "its momentum was a network's then, momentum.json: put that back, or calibrate again"
+        raise ModelMismatchError(
+            f"The calibration of {card['name']!r} has the power of the {listing(measured)}, and "
+            f"none of the {name}" + (f": {how}" if name == "momentum" else "")
+        )
+    return cast("dict[str, Any]", measured[name])
 
 
 def gain(
@@ -41,8 +68,7 @@ def gain(
     ModelMismatchError
         If the model was not calibrated.
     """
-    found = calibration(card)
-    table, measured = found["restoration"][name], found["symmetries"]
+    table, measured = restoration(name, card), calibration(card)["symmetries"]
     ratio, r = (
         row_of(table[key][part], measured, symmetries) for key in ("power_ratio", "correlation")
     )

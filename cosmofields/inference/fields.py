@@ -11,7 +11,6 @@ import xarray as xr
 from .. import calibration, engine
 from ..calibration import Card
 from ..conventions import (
-    CosmofieldsError,
     attribute,
     box_facts,
     derived,
@@ -27,21 +26,22 @@ from .inputs import check_box, linear_inputs, linear_options, model_inputs, same
 from .running import run_in_box
 
 Loaded = tuple[FieldModel, dict[str, Any]]
+RESTORED = ("density", "velocity", "momentum")
 
 
 def _load(
     observed: xr.Dataset,
     model: str | Path,
     targets: Sequence[str],
+    there: Mapping[str, Loaded],
     allow_mismatch: bool,
-    *,
-    restore_power: bool = False,
-    uncertainty: bool = False,
+    restored: Sequence[str],
+    uncertainty: bool,
 ) -> dict[str, Loaded]:
     """The models and their cards, by target; all that may be missing is said before any runs."""
-    loaded = {target: load_model(target, model) for target in targets}
+    loaded = {target: there.get(target) or load_model(target, model) for target in targets}
     cards = {target: card for target, (_, card) in loaded.items()}
-    check_calibrated(cards, restore_power=restore_power, uncertainty=uncertainty)
+    check_calibrated(cards, restored=restored, uncertainty=uncertainty)
     for network, card in loaded.values():
         if not allow_mismatch:
             check_box(observed, card, network.coarsest)
@@ -51,17 +51,48 @@ def _load(
     return loaded
 
 
+def _make(
+    observed: xr.Dataset,
+    model: str | Path,
+    targets: Sequence[str],
+    *,
+    allow_mismatch: bool,
+    restored: Sequence[str] = (),
+    uncertainty: bool = False,
+    known: Mapping[str, xr.DataArray] | None = None,
+    there: Mapping[str, Loaded] | None = None,
+    **options: Any,
+) -> tuple[dict[str, xr.DataArray], dict[str, Card]]:
+    """What the networks of these targets make of a box, as it is, and their cards.
+
+    ``restored``: fields whose power will be.  ``known``: as in :func:`steps`.  ``there``: networks
+    that are loaded already.
+    """
+    loaded = _load(observed, model, targets, there or {}, allow_mismatch, restored, uncertainty)
+    cards: dict[str, Card] = {target: card for target, (_, card) in loaded.items()}
+    return steps(loaded, observed, options, known), cards
+
+
 def targets_of(model: str | Path) -> list[str]:
     """What a model has networks for: density and velocity always, and perhaps momentum."""
     own = (model_folder(model) / "momentum.json").is_file()
     return ["density", "velocity", *(["momentum"] if own else [])]
 
 
-def check_calibrated(cards: Mapping[str, Card], *, restore_power: bool, uncertainty: bool) -> None:
-    """Raise unless the cards hold what is asked for."""
-    for target, card in cards.items():
-        if restore_power or (uncertainty and target != "momentum"):
-            calibration.calibration(card)
+def check_calibrated(
+    cards: Mapping[str, Card], *, restored: Sequence[str] = (), uncertainty: bool = False
+) -> None:
+    """Raise unless the cards hold what it takes to restore these fields, and the errors."""
+    for name in restored:
+        calibration.restoration(name, cards[_restorer(name, cards)])
+    if uncertainty:
+        for target in ("density", "velocity"):
+            calibration.calibration(cards[target])
+
+
+def _restorer(name: str, cards: Mapping[str, Card]) -> str:
+    """Whose card has the power of a field: the product's is in that of the velocity."""
+    return name if name in cards else "velocity"
 
 
 def _predict(
@@ -191,18 +222,21 @@ def predict_density(
     ------
     ModelMismatchError, MissingVariableError, MissingAttributeError, NotPeriodicError
     """
-    loaded = _load(observed, model, ["density"], allow_mismatch, restore_power=restore_power)
-    options = {
-        "tile": tile,
-        "device": device,
-        "precision": precision,
-        "symmetries": symmetries,
-        "progress": progress,
-    }
-    density, card = steps(loaded, observed, options)["density"], loaded["density"][1]
-    density = calibration.recalibrate(density, card, symmetries=symmetries)
+    made, cards = _make(
+        observed,
+        model,
+        ["density"],
+        restored=["density"] if restore_power else [],
+        allow_mismatch=allow_mismatch,
+        tile=tile,
+        device=device,
+        precision=precision,
+        symmetries=symmetries,
+        progress=progress,
+    )
+    density = calibration.recalibrate(made["density"], cards["density"], symmetries=symmetries)
     if restore_power:
-        return calibration.restore(density, card, symmetries=symmetries)
+        return calibration.restore(density, cards["density"], symmetries=symmetries)
     return density
 
 
@@ -238,15 +272,6 @@ def predict_velocity(
     ------
     ModelMismatchError, MissingVariableError, MissingAttributeError, NotPeriodicError
     """
-    targets = ["velocity"] if "density" in observed else ["density", "velocity"]
-    loaded = _load(observed, model, targets, allow_mismatch, restore_power=restore_power)
-    options = {
-        "tile": tile,
-        "device": device,
-        "precision": precision,
-        "symmetries": symmetries,
-        "progress": progress,
-    }
     fields: dict[str, xr.DataArray] = {}
     if "density" in observed:
         density = variable(observed, "density")
@@ -256,10 +281,22 @@ def predict_velocity(
             over = density.attrs.get("symmetries", symmetries)
             density = calibration.network_density(density, card, symmetries=over)
         fields["density"] = density
-    velocity = steps(loaded, observed, options, fields)["velocity"]
+    made, cards = _make(
+        observed,
+        model,
+        ["velocity"] if "density" in observed else ["density", "velocity"],
+        restored=["velocity"] if restore_power else [],
+        known=fields,
+        allow_mismatch=allow_mismatch,
+        tile=tile,
+        device=device,
+        precision=precision,
+        symmetries=symmetries,
+        progress=progress,
+    )
     if restore_power:
-        return calibration.restore(velocity, loaded["velocity"][1], symmetries=symmetries)
-    return velocity
+        return calibration.restore(made["velocity"], cards["velocity"], symmetries=symmetries)
+    return made["velocity"]
 
 
 def predict_momentum(
@@ -294,25 +331,28 @@ def predict_momentum(
     ModelMismatchError, MissingVariableError, MissingAttributeError, NotPeriodicError
     """
     targets = targets_of(model)
+    there = {}
     if "momentum" in targets:
-        sees = load_model("momentum", model)[0].inputs
+        there["momentum"] = load_model("momentum", model)
+        sees = there["momentum"][0].inputs
         targets = [target for target in targets if target in (*sees, "momentum")]
-    loaded = _load(observed, model, targets, allow_mismatch, restore_power=restore_power)
-    options = {
-        "tile": tile,
-        "device": device,
-        "precision": precision,
-        "symmetries": symmetries,
-        "progress": progress,
-    }
-    made = steps(loaded, observed, options)
-    cards = {target: card for target, (_, card) in loaded.items()}
-    if "momentum" in made:
-        momentum = made["momentum"]
-    else:
-        momentum = together(made, observed, cards)["momentum"]
+    made, cards = _make(
+        observed,
+        model,
+        targets,
+        restored=["momentum"] if restore_power else [],
+        there=there,
+        allow_mismatch=allow_mismatch,
+        tile=tile,
+        device=device,
+        precision=precision,
+        symmetries=symmetries,
+        progress=progress,
+    )
+    momentum = made["momentum"] if there else together(made, observed, cards)["momentum"]
     if restore_power:
-        return calibration.restore(momentum, cards[targets[-1]], symmetries=symmetries)
+        card = cards[_restorer("momentum", cards)]
+        return calibration.restore(momentum, card, symmetries=symmetries)
     return momentum
 
 
@@ -338,7 +378,8 @@ def predict(
         then no momentum is the product of the others.
     uncertainty : bool
         Add the predicted standard deviations ``density_error`` and ``velocity_error`` of each cell;
-        see :func:`~cosmofields.calibration.interval`.
+        see :func:`~cosmofields.calibration.interval`.  Also with ``restore_power`` they are those
+        of the mean fields: restored ones are further from the truth, by how much is not measured.
 
     Returns
     -------
@@ -349,44 +390,35 @@ def predict(
     Raises
     ------
     ModelMismatchError, MissingVariableError, MissingAttributeError, NotPeriodicError
-    CosmofieldsError
-        For ``restore_power`` with ``uncertainty``, which is that of the mean.
     """
-    if restore_power and uncertainty:
-        raise CosmofieldsError(
-            "restore_power=True with uncertainty=True; expected one of them: the errors are of the "
-            "mean fields, and restored ones, for spectra, are further from the truth"
-        )
-    loaded = _load(
+    made, cards = _make(
         observed,
         model,
         targets_of(model),
-        allow_mismatch,
-        restore_power=restore_power,
+        restored=RESTORED if restore_power else (),
         uncertainty=uncertainty,
+        allow_mismatch=allow_mismatch,
+        tile=tile,
+        device=device,
+        precision=precision,
+        symmetries=symmetries,
+        progress=progress,
     )
-    cards = {target: card for target, (_, card) in loaded.items()}
-    options = {
-        "tile": tile,
-        "device": device,
-        "precision": precision,
-        "symmetries": symmetries,
-        "progress": progress,
-    }
-    fields = together(steps(loaded, observed, options), observed, cards)
+    fields = together(made, observed, cards)
+    beside = errors(fields["density"], cards, symmetries) if uncertainty else {}
     if restore_power:
-        return restored(fields, cards, symmetries)
-    return fields.assign(errors(fields["density"], cards, symmetries)) if uncertainty else fields
+        fields = restored(fields, cards, symmetries)
+    return fields.assign(beside)
 
 
 def restored(fields: xr.Dataset, cards: Mapping[str, Card], symmetries: int) -> xr.Dataset:
     """Density, velocity and momentum of a Dataset with their power restored."""
-    own = "momentum" if "momentum" in cards else "velocity"
-    by = {"density": "density", "velocity": "velocity", "momentum": own}
     return fields.assign(
         {
-            name: calibration.restore(fields[name], cards[target], symmetries=symmetries)
-            for name, target in by.items()
+            name: calibration.restore(
+                fields[name], cards[_restorer(name, cards)], symmetries=symmetries
+            )
+            for name in RESTORED
         }
     )
 

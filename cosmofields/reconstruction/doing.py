@@ -15,14 +15,14 @@ from .. import engine, stages
 from ..calibration import Table, undoing
 from ..conventions import is_lazy
 from ..inference import axes_to_los_last, turn
-from ..inference.fields import errors, restored
+from ..inference.fields import RESTORED, errors, restored
 from ..kernels import tiles
 from ..lazy import log
 from ..linear import linear_theory
 from ..painting import paint
 from ..store import StorePath
 from ..unet import FieldModel, vector_channels
-from .jobs import ERRORS, PLACES, RESTORED, Job, cut
+from .jobs import ERRORS, PLACES, Job, cut
 
 
 @contextmanager

@@ -31,12 +31,14 @@ from ..conventions import (
 )
 from ..encoding import json_attrs
 from ..inference import linear_options, same_theory
+from ..inference.fields import RESTORED
 from ..lazy import CHUNK, chunk_shape, machine
 from ..store import StorePath, side_text
 from ..unet import FieldModel, cited, weights_digest
 
 ERRORS = ("density_error", "velocity_error")
-RESTORED = ("density", "velocity", "momentum")
+# Cells, once for each symmetry: fewer are done about as soon as probes, of seconds, say when.
+WORTH_PROBING = 256**3
 COLUMNS = ("position", "mass", "mass_bin")
 # Stage that writes each array.
 WRITERS = {
@@ -268,14 +270,17 @@ def description(job: Job, found: str) -> Table:
         + ("; going on with what is there" if found == "begun" else ""),
         title_justify="left",
     )
-    for column in ("stage", "tiles", "cells a side", "computed / kept", "memory", "time, about"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
     n_cells = float(np.prod(job.grid.shape))
+    timed = n_cells * job.symmetries >= WORTH_PROBING
+    columns = ["stage", "tiles", "cells a side", "computed / kept", "memory"]
+    columns += ["time, about"] if timed else []
+    for column in columns:
+        table.add_column(column, justify="left" if column == "stage" else "right")
     left = {
         stage: n if found == "nothing" else len(stages.pending(job.store, stage))
         for stage, n in job.counts.items()
     }
-    transform, write = _probe()
+    transform, write = _probe() if timed else (0.0, 0.0)
     n_bins = job.models["density"].n_bins
     shared = where.workers * where.threads
     # Fields held at once: a mesh a bin; modes of two fields, and a real one on its way out.
@@ -289,19 +294,23 @@ def description(job: Job, found: str) -> Table:
             continue
         nbytes = 4 * n_fields * n_cells / where.workers
         spent = seconds * n_cells / shared if left[stage] else 0.0
-        table.add_row(stage, "", "", "", f"{nbytes / 1e9:.1f} GB", _minutes(spent))
+        row = [stage, "", "", "", f"{nbytes / 1e9:.1f} GB", _minutes(spent)]
+        table.add_row(*row[: len(columns)])
     for stage, plan in job.plans.items():
-        pace = engine.seconds_per_cell(job.models[stage], job.device, job.precision)
+        pace = 0.0
+        if timed and left[stage]:
+            pace = engine.seconds_per_cell(job.models[stage], job.device, job.precision)
         n = job.counts[stage]
         spent = pace * plan.cost * n_cells * left[stage] / n / where.workers
-        table.add_row(
+        row = [
             stage,
             str(n) if left[stage] == n else f"{left[stage]} of {n}",
             " x ".join(map(str, plan.tile)),
             f"{plan.cost:.2f}",
             f"{plan.nbytes / 1e9:.1f} GB",
             _minutes(spent),
-        )
+        ]
+        table.add_row(*row[: len(columns)])
     return table
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from ..catalog import row_dim, select
 from ..conventions import CatalogError, box_lengths, variable
 from ..cosmology import cosmology_of
 from ..inference import check_box
-from ..inference.fields import check_calibrated, targets_of
+from ..inference.fields import RESTORED, check_calibrated, targets_of
 from ..linear import tracers
 from ..painting import paint
-from ..store import StorePath, open_store
+from ..store import StorePath, open_store, place_of
 from ..unet import FieldModel, load_model
 from .doing import do, timed
 from .jobs import COLUMNS, description, make_job, plan_of, template_of
@@ -91,13 +90,13 @@ def reconstruct(
     """
     say = console or Console(stderr=True, quiet=not progress)
     # Workers may stand in another directory.
-    store = os.fspath(store) if "://" in os.fspath(store) else os.path.abspath(store)
+    store = place_of(store)
     budget = {} if memory is None else {"cosmofields.memory": memory}
     with dask.config.set(budget):
         models, cards = {}, {}
         for target in targets_of(model):
             models[target], cards[target] = load_model(target, model)
-        check_calibrated(cards, restore_power=restore_power, uncertainty=uncertainty)
+        check_calibrated(cards, restored=RESTORED if restore_power else (), uncertainty=uncertainty)
         halos, observed = _tracers(source, n_grid, cards["density"], models["density"])
         for target, network in models.items():
             if not allow_mismatch:

@@ -26,7 +26,7 @@ from cosmofields.conventions import (
     make_grid,
 )
 from cosmofields.scoring import EQ2, FILTERED, NETWORK, ROWS, Row, gather, measure, score
-from cosmofields.unet import build, load_cards, model_folder, saved, zoo
+from cosmofields.unet import load_cards, model_folder, saved, zoo
 
 ROOT = Path(__file__).parents[1]
 GRID = make_grid(32, [150.0] * 3)
@@ -265,21 +265,17 @@ def test_scores_go_into_the_cards_of_their_fields(
 
 @pytest.mark.parametrize("architecture", ["residual", "paper"])
 def test_momentum_by_a_network_of_its_own(
-    architecture: str, models: Path, boxes: list[Path], observed: xr.Dataset
+    architecture: str,
+    models: Path,
+    add_network: Callable[..., None],
+    boxes: list[Path],
+    observed: xr.Dataset,
 ) -> None:
     """Its scores are in its own card; of the paper's scheme, all steps are."""
-    import torch
-
-    card = load_cards(models)["velocity"]
     for target in {"residual": ["momentum"], "paper": ["density", "velocity", "momentum"]}[
         architecture
     ]:
-        torch.manual_seed(2)
-        network = build(architecture, target, n_bins=4, widths=[4, 4, 4])
-        for parameter in network.parameters():
-            parameter.data.add_(0.1 * torch.randn_like(parameter))
-        shape = {"architecture": {"name": architecture, "options": network.options}}
-        saved.save_model(network, {**card, "target": target, **shape}, models)
+        add_network(models, architecture, target)
     found = score(models, boxes[1:], precision="float32")
     kept = {target: card["scores"]["box_2.h5"] for target, card in load_cards(models).items()}
     assert set(kept["velocity"][NETWORK]) == {"velocity", "velocity_divergence"}
@@ -293,6 +289,61 @@ def test_momentum_by_a_network_of_its_own(
     network = found["boxes"]["box_2.h5"][NETWORK]
     assert network["momentum"]["correlation"] == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert np.isfinite([network[name]["correlation"] for name in FIELDS]).all()
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Boxes are not run; their names in the order in which they would have been."""
+    done = []
+
+    def empty(path: Path, *args: Any) -> dict[str, Any]:
+        done.append(Path(path).name)
+        columns = (NETWORK, FILTERED, EQ2)
+        return {"role": "test", **{column: {name: {} for name in FIELDS} for column in columns}}
+
+    monkeypatch.setattr("cosmofields.scoring.measuring._score_box", empty)
+    return done
+
+
+def test_cards_of_a_model_that_ships_are_left_alone_unless_asked_for(
+    models: Path, boxes: list[Path], unmeasured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cosmofields.zoo.zoo", lambda: {"mine": models})
+    found = score("mine", boxes)
+    assert list(found["boxes"]) == unmeasured == ["box_1.h5", "box_2.h5"]
+    assert gather("mine")["boxes"] == {}
+    arguments = ["score", "--model", "mine", "--boxes", str(boxes[1])]
+    assert main(arguments) == 0
+    assert gather("mine")["boxes"] == {}
+    assert main([*arguments, "--write"]) == 0
+    assert list(gather("mine")["boxes"]) == ["box_2.h5"]
+    score(str(models), boxes)  # its directory: of one's own, as far as that can be known
+    assert list(gather("mine")["boxes"]) == ["box_2.h5", "box_1.h5"]
+
+
+def test_a_kill_loses_one_box(
+    models: Path,
+    boxes: list[Path],
+    unmeasured: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    empty = scoring.measuring._score_box
+
+    def killed(path: Path, *args: Any) -> Any:
+        if path == boxes[1]:
+            raise KeyboardInterrupt
+        return empty(path, *args)
+
+    monkeypatch.setattr("cosmofields.scoring.measuring._score_box", killed)
+    out = tmp_path / "new" / "scores.json"
+    with pytest.raises(KeyboardInterrupt):
+        score(models, boxes, out=out)
+    assert list(json.loads(out.read_text())["boxes"]) == ["box_1.h5"]
+    assert gather(models)["boxes"] == {}
+    with pytest.raises(KeyboardInterrupt):
+        score(models, boxes)
+    assert list(gather(models)["boxes"]) == ["box_1.h5"]
 
 
 def test_scores_of_other_boxes_stay_and_cards_may_be_left_alone(
@@ -434,7 +485,10 @@ def test_the_model_that_fits_is_named(
     monkeypatch.setattr("cosmofields.inference.inputs.load_cards", lambda name: cards)
     other = {**cards["density"], "name": "other"}
     other["trained_for"] = {**other["trained_for"], "number_density": [3e-3]}
-    with pytest.raises(ModelMismatchError, match=r"\. One that ships fits it: model='mine'\. To"):
+    with pytest.raises(
+        ModelMismatchError,
+        match=r"\. One that ships fits it: model='mine' \(in the shell: --model mine\)\. To",
+    ):
         cf.inference.check_box(observed, other)
     late = observed.assign_attrs(redshift=0.0)
     with pytest.raises(ModelMismatchError) as refused:

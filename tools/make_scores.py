@@ -1,6 +1,6 @@
 """Write the tables of docs/scores.md and README.md from the cards of what ships, and docs/data.
 
-    cosmofields score --model NAME --boxes box_104.h5 box_105.h5
+    cosmofields score --model NAME --write --boxes box_104.h5 box_105.h5
     cosmofields score --model runs/paper --boxes box_104.h5 --out docs/data/paper.json
     python tools/make_scores.py
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..conventions import AXES, CosmofieldsError
 from ..zoo import is_model
-from .shared import MODEL, Verbs, client, cosmology, one_or_three, storage_options
+from .shared import MODEL, Verbs, check_inputs, client, cosmology, one_or_three, storage_options
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -121,6 +121,13 @@ def add_verbs(verbs: Verbs) -> None:
         default="default",
         help=f"{MODEL} (default: %(default)s); it says which halos are taken and how they weigh",
     )
+    predict.add_argument(
+        "--number-density",
+        type=float,
+        nargs="+",
+        metavar="N",
+        help="of the mass bins, cumulative, (h/Mpc)^3; default: by the model",
+    )
     predict.add_argument("--memory", help="of one process, e.g. '6 GB'; default: half of the free")
     predict.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     predict.add_argument(
@@ -165,6 +172,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
+    check_inputs(*([args.box] if args.box else []), model=args.model)
     from ..demo import demo
 
     demo(args.out, args.box, los=args.los, model=args.model, command=args.command)
@@ -227,10 +235,10 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> None:
-    from ..catalog import to_redshift_space
+    from ..catalog import select, to_redshift_space
     from ..readers import open_catalog
-    from ..reconstruction import reconstruct
 
+    check_inputs(model=args.model)
     halos = open_catalog(
         args.catalog if len(args.catalog) > 1 else args.catalog[0],
         box_size=one_or_three(args.box_size),
@@ -242,6 +250,8 @@ def _predict(args: argparse.Namespace) -> None:
         mass=args.mass,
         group=args.group,
     )
+    if args.number_density:
+        halos = select(halos, args.number_density)
     if halos.attrs.get("space") != "redshift":
         if args.redshift_space:
             raise CosmofieldsError("--redshift-space needs --los: along which axis?")
@@ -250,6 +260,8 @@ def _predict(args: argparse.Namespace) -> None:
         raise CosmofieldsError(
             f"--los {args.los}, but the catalogue is in redshift space along {halos.attrs['los']}"
         )
+    from ..reconstruction import reconstruct
+
     with client(args.scheduler, args.workers):
         reconstruct(
             halos,

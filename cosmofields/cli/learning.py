@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..conventions import AXES, CosmofieldsError
-from .shared import MODEL, Verbs, client, cosmology
+from .shared import MODEL, Verbs, check_inputs, client, cosmology
 
 if TYPE_CHECKING:
     from ..training import TrainingRun
@@ -117,15 +116,23 @@ def add_verbs(verbs: Verbs) -> None:
 
     score = verbs.add_parser(
         "score",
-        help="score a model on boxes with known truth, and keep that in its cards",
-        description="Run the models over boxes with known truth, linear theory beside them; every "
-        "score that docs/scores.md shows goes into the cards.",
+        help="score a model on boxes with known truth",
+        description="Run the models over boxes with known truth, linear theory beside them; print "
+        "every score that docs/scores.md shows. Those of a model in a directory go into its cards, "
+        "a box at a time; the cards of a model that ships are left alone.",
     )
     score.add_argument("--model", default="default", help=f"{MODEL} (default: %(default)s)")
     score.add_argument("--boxes", nargs="+", required=True, help="boxes to score on")
     score.add_argument("--symmetries", type=int, default=1, help="(default: %(default)s)")
     score.add_argument("--los", choices=AXES, default="z", help="line of sight (default: z)")
-    score.add_argument("--out", metavar="FILE", help="write the scores here, not into the cards")
+    score.add_argument(
+        "--out", metavar="FILE", help="write the scores here, a box at a time, not into the cards"
+    )
+    score.add_argument(
+        "--write",
+        action="store_true",
+        help="into the cards whatever the model is, and also with --out",
+    )
     score.set_defaults(run=_score)
 
     listed = verbs.add_parser(
@@ -210,6 +217,7 @@ def run_of(args: argparse.Namespace) -> TrainingRun:
 
 
 def _train(args: argparse.Namespace) -> None:
+    check_inputs(*(args.boxes or []), *(args.validation or []))
     from ..training import train
 
     run = run_of(args)
@@ -228,6 +236,7 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _tune(args: argparse.Namespace) -> None:
+    check_inputs(*(args.boxes or []), *(args.validation or []))
     from ..tuning import Space, tune
 
     run = run_of(args)
@@ -260,6 +269,7 @@ def _tune(args: argparse.Namespace) -> None:
 
 
 def _calibrate(args: argparse.Namespace) -> None:
+    check_inputs(*args.boxes, *args.validation, model=args.model)
     from ..inference import calibrate
 
     calibrate(
@@ -273,20 +283,19 @@ def _calibrate(args: argparse.Namespace) -> None:
 
 
 def _score(args: argparse.Namespace) -> None:
+    check_inputs(*args.boxes, model=args.model)
     from ..scoring import EQ2, FILTERED, NETWORK, ROWS, score
 
-    if args.out:  # before the boxes are run
-        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     found = score(
         args.model,
         args.boxes,
         los=args.los,
         symmetries=args.symmetries,
         progress=True,
-        write=args.out is None,
+        # What is not asked for is left to the model: a directory's cards get its scores.
+        write=args.write or None,
+        out=args.out,
     )
-    if args.out:
-        Path(args.out).write_text(json.dumps(found, indent=2) + "\n")
     columns = (NETWORK, FILTERED, EQ2)
     for box, scores in found["boxes"].items():
         print(f"\n{box:56}" + "".join(f"{column:>24}" for column in columns))

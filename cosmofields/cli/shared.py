@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..conventions import CosmofieldsError, require_extra
+from ..zoo import model_folder
 
 # Of argparse's own type, which it does not export.
 Verbs = Any
@@ -44,6 +45,16 @@ def _option(text: str) -> tuple[str, str | bool]:
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r}; expected KEY=VALUE, such as anon=true")
     return key, {"true": True, "false": False}.get(value.lower(), value)
+
+
+def check_inputs(*boxes: str, model: str | None = None) -> None:
+    """Say what is wrong with a box or a model before torch is imported, which takes seconds."""
+    from ..readers import open_box
+
+    if model is not None:
+        model_folder(model)
+    for box in boxes:
+        open_box(box)
 
 
 def one_or_three(values: list[Any] | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,16 +14,16 @@ import numpy as np
 import xarray as xr
 
 from .. import calibration
-from ..comparison import MOMENTS, combined_scores
+from ..comparison import MOMENTS, combined_scores, misalignment_scores
 from ..conventions import AXES, CosmofieldsError, listing, periodic_grid
 from ..derivatives import divergence
 from ..inference import observe, predict
 from ..linear import linear_bias, linear_theory
 from ..readers import open_box
 from ..spectral import spectra
-from ..statistics import cell_statistics, magnitude, misalignment
-from ..unet import Card, load_cards
-from ..zoo import as_typed, name_of
+from ..statistics import cell_statistics, magnitude
+from ..unet import Card, load_cards, replace_file
+from ..zoo import as_typed, name_of, ships
 from .cards import write_scores
 from .rows import EQ2, FILTERED, K_EDGES, NETWORK, Scores
 
@@ -43,9 +44,10 @@ def score(
     device: str = "auto",
     precision: str = "auto",
     progress: bool = False,
-    write: bool = True,
+    write: bool | None = None,
+    out: str | Path | None = None,
 ) -> Scores:
-    """Score a saved model on boxes with known truth, and put the scores into its cards.
+    """Score a saved model on boxes with known truth.
 
     Parameters
     ----------
@@ -56,9 +58,12 @@ def score(
         Along which the boxes are observed.
     symmetries, device, precision, progress
         As in :func:`~cosmofields.predict`.
-    write : bool
+    write : bool, optional
         Put the scores into the cards of the model, under ``scores`` by the name of the box, as soon
-        as a box is done; what they held of that box is replaced.
+        as a box is done; what they held of that box is replaced.  Default: into those of a
+        directory, unless ``out`` is given; never into those of a model that ships.
+    out : path, optional
+        JSON file for what is returned, written anew as soon as a box is done.
 
     Returns
     -------
@@ -106,7 +111,16 @@ def score(
         f"cosmofields score --model {as_typed(model)} --boxes {' '.join(names)} "
         f"--los {los} --symmetries {symmetries}"
     )
-    found = {}
+    if write is None:
+        write = out is None and not ships(model)
+    if out is not None:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Scores] = {}
+    scores = {
+        "model": name_of(model),
+        "trained_for": cards["density"]["trained_for"],
+        "boxes": found,
+    }
     for name, path in zip(names, boxes, strict=True):
         found[name] = {
             **_score_box(path, model, cards, los, progress, options),
@@ -116,7 +130,9 @@ def score(
         }
         if write:
             write_scores(model, name, found[name])
-    return {"model": name_of(model), "trained_for": cards["density"]["trained_for"], "boxes": found}
+        if out is not None:
+            replace_file(Path(out), (json.dumps(scores, indent=2) + "\n").encode())
+    return scores
 
 
 def _score_box(
@@ -178,7 +194,7 @@ def measure(
     for name in ("density", "velocity", "momentum"):
         p, t = predicted[name], true[name]
         restored = None
-        if "calibration" in cards.get(name, {}):
+        if name in cards.get(name, {}).get("calibration", {}).get("restoration", {}):
             restored = calibration.restore(p, cards[name], symmetries=symmetries)
         scores = {**_cells(p, t), **_deviations(p, t, restored)}
         if name == "velocity":
@@ -231,11 +247,10 @@ def _smoothed(field: xr.DataArray) -> xr.DataArray:
 
 def _directions(predicted: xr.DataArray, true: xr.DataArray) -> Scores:
     sizes = cell_statistics(magnitude(predicted), magnitude(true))
-    angle = misalignment(predicted, true).astype(np.float64)
+    angles = misalignment_scores(predicted, true)
     return {
         "magnitude_correlation": _rounded(sizes["correlation_coefficient"]),
-        "misalignment_mean": _rounded(angle.mean()),
-        "misalignment_std": _rounded(angle.std()),
+        **{key: _rounded(angles[key]) for key in ("misalignment_mean", "misalignment_std")},
     }
 
 

@@ -6,9 +6,11 @@ The data are session-scoped, and an error at the end of the session says if a te
 from __future__ import annotations
 
 import copy
+import runpy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -292,3 +294,12 @@ def add_network() -> Callable[..., None]:
         save_model(network, {**card, **changes}, folder)
 
     return add
+
+
+@pytest.fixture(scope="session")
+def make_scores() -> SimpleNamespace:
+    """What `tools/make_scores.py` defines; skips where there is no repository."""
+    path = Path(__file__).parents[1] / "tools" / "make_scores.py"
+    if not path.is_file():
+        pytest.skip("the page and its tool are in the repository only")
+    return SimpleNamespace(**runpy.run_path(str(path)))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -447,28 +445,6 @@ def test_info_of_a_model_is_its_cards_in_words(
     assert "Zarr v3 store" in capsys.readouterr().out
 
 
-# --- the models that ship ---
-
-
-def test_models_that_ship() -> None:
-    rows = cf.models()
-    assert [row["name"] for row in rows] == list(zoo())
-    assert rows[0]["name"] == "default"
-    assert rows[0]["number_density"] == [1e-4, 1e-3, 2e-3, 3e-3]
-    files = [path for folder in zoo().values() for path in folder.iterdir()]
-    # As they are downloaded: a wheel is compressed.
-    assert sum(len(zlib.compress(path.read_bytes())) for path in files) < 20e6
-    for row in rows:
-        cards = load_cards(row["name"])
-        assert row["targets"] == list(cards)
-        kinds = [card["trained_for"] for card in cards.values()]
-        assert all(kind == kinds[0] for kind in kinds), "the steps of a model see the same halos"
-        for card in cards.values():
-            used = [*card["training"]["boxes"], *card["training"]["validation"]]
-            tests = [name for name, box in card["scores"].items() if box["role"] == "test"]
-            assert not set(used) & set(tests)
-
-
 def test_a_name_and_a_path_of_the_same_name(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models.rename(models.with_name("default"))
     monkeypatch.chdir(models.parent)
@@ -496,38 +472,6 @@ def test_the_model_that_fits_is_named(
     assert "ships" not in str(refused.value)
 
 
-# --- the page ---
-
-
-@pytest.fixture(scope="module")
-def make_scores() -> SimpleNamespace:
-    path = ROOT / "tools" / "make_scores.py"
-    if not path.is_file():
-        pytest.skip("the page and its tool are in the repository only")
-    return SimpleNamespace(**runpy.run_path(str(path)))
-
-
-def test_page_is_up_to_date(make_scores: SimpleNamespace) -> None:
-    page = make_scores.PAGE.read_text()
-    assert page == make_scores.replaced(page), "run `python tools/make_scores.py`"
-    with pytest.raises(ValueError, match="do not edit"):
-        make_scores.replaced("a page without a mark")
-
-
-def test_front_page_is_up_to_date(make_scores: SimpleNamespace) -> None:
-    readme = make_scores.README.read_text()
-    assert readme == make_scores.with_headlines(readme), "run `python tools/make_scores.py`"
-    with pytest.raises(ValueError, match="no '<!-- written"):
-        make_scores.with_headlines("a page without a mark")
-
-
-def test_goals_and_the_paper_have_rows(make_scores: SimpleNamespace) -> None:
-    labels = {row.label for row in ROWS}
-    assert set(make_scores.GOALS) <= labels
-    assert set(make_scores.PAPER) <= labels
-    assert labels >= make_scores.HEADLINES
-
-
 def test_page_of_two_models(make_scores: SimpleNamespace, models: Path, boxes: list[Path]) -> None:
     one = score(models, boxes[:1], write=False)
     network = one["boxes"]["box_1.h5"][NETWORK]
@@ -551,17 +495,3 @@ def test_page_of_two_models(make_scores: SimpleNamespace, models: Path, boxes: l
     assert lines["velocity: cells within 68 % errors"].endswith("- | -")
     assert page.count("With linear theory from the halos of `sparse` (0.001 (h/Mpc)^3") == 1
     assert page.count(one["boxes"]["box_1.h5"]["command"]) == 2
-
-
-def test_models_page_lists_the_models() -> None:
-    page = ROOT / "docs" / "models.md"
-    if not page.is_file():
-        pytest.skip("the pages are in the repository only")
-    table = page.read_text().partition("## The models that ship")[2].partition("\n## ")[0]
-    for row in cf.models():
-        (line,) = (x for x in table.splitlines() if x.startswith(f"| `{row['name']}` |"))
-        _, _, densities, weighting, *_ = (cell.strip() for cell in line.split("|"))
-        assert [float(n) for n in densities.replace(", one bin", "").split(",")] == pytest.approx(
-            row["number_density"]
-        )
-        assert weighting == row["weighting"]

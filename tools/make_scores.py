@@ -5,7 +5,7 @@
     python tools/make_scores.py
 
 The first puts scores into cards, the second into a file, for a model that does not ship.
-tests/test_scoring.py says when the page is out of date.
+tests/test_zoo.py says when the page is out of date.
 """
 
 from __future__ import annotations

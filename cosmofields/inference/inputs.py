@@ -144,7 +144,7 @@ def check_box(observed: xr.Dataset, card: dict[str, Any], multiple: int = 4) -> 
     advice = f"One that ships fits it: {' or '.join(fitting)}. " if fitting else ""
     raise ModelMismatchError(
         f"The model {card['name']!r} was not trained for this box: {'; '.join(wrong)}. {advice}"
-        "To use it all the same: allow_mismatch=True (in the shell: --allow-mismatch)"
+        "To use it all the same: allow_mismatch=True (in the shell: predict --allow-mismatch)"
     )
 
 

@@ -6,6 +6,7 @@ spectrum comes from CAMB, normalised to ``sigma8``.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -16,6 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .conventions import MissingAttributeError, XObject, attribute
+
+# CAMB keeps its state in Fortran modules: two threads in it at once end the process.
+_CAMB = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,8 @@ class Cosmology:
         MissingAttributeError
             As :meth:`require_power`.
         """
-        knots, log_power = _camb_table(self, float(z))
+        with _CAMB:
+            knots, log_power = _camb_table(self, float(z))
         k = np.asarray(k, dtype=float)
         inside = np.clip(k, np.exp(knots[0]), np.exp(knots[-1]))
         return np.where(k > 0, np.exp(np.interp(np.log(inside), knots, log_power)), 0.0)

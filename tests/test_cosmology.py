@@ -1,5 +1,8 @@
 """Background, growth and linear power against astropy, an ODE, colossus and closed forms."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -220,3 +223,17 @@ def test_of_an_object(cosmology):
         cosmology_of(xr.DataArray(0))
     with pytest.raises(MissingAttributeError, match="No `redshift` on this Dataset"):
         redshift_of(xr.Dataset())
+
+
+def test_threads_take_turns_in_camb():
+    # In a process of its own, which two threads in CAMB at once would end.
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor; import cosmofields as cf;"
+        "one = cf.Cosmology(Omega_m=0.3, h=0.7, Omega_b=0.05, n_s=0.96, sigma8=0.8);"
+        "power = lambda z: float(one.linear_power(0.1, z));"
+        "made = ThreadPoolExecutor(4).map(power, (0.1, 0.2, 0.3, 0.4));"
+        "print(len(set(made)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "4"

@@ -16,12 +16,15 @@ BOXES      ?=
 VALIDATION ?=
 
 RUN_EXTRAS := train,plot
-DEV_EXTRAS := train,tune,plot,io,hpc,dev
+DEV_EXTRAS := train,tune,plot,io,hpc,docs,dev
+# What `make docs` builds
+DOCS ?= html
+
 BENCH_EXTRAS := plot,hpc,bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint typecheck format train bench slurm clean
+.PHONY: help demo docs test lint typecheck format train bench slurm clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +52,9 @@ format: $(VENV)/dev.stamp ## rewrite the sources with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/dev.stamp ## the site, docs/_build/html/index.html; warnings are errors (DOCS=linkcheck checks the links)
+	$(BIN)/python -m sphinx -W --keep-going -q -b $(DOCS) docs docs/_build/$(DOCS)
+
 train: ## a model that ships, from seeds to weights: make train MODEL=no-mass BOXES="a.h5 b.h5" VALIDATION=c.h5
 	@test -n "$(BOXES)" && test -n "$(VALIDATION)" || \
 		{ echo 'Name the boxes: make train BOXES="a.h5 b.h5" VALIDATION=c.h5' >&2; exit 2; }
@@ -62,7 +68,7 @@ slurm: $(VENV)/dev.stamp ## the tests of a real Slurm cluster on this machine (n
 	tests/slurm/run.sh
 
 clean: ## remove .venv, caches, builds and demo-output
-	rm -rf $(VENV) build dist demo-output .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist demo-output docs/_build docs/generated .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find cosmofields tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment -------------------------------------------------------------------------------

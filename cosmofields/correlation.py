@@ -175,7 +175,7 @@ def correlation_2d(
     los: str | None = None,
     window: str | None = None,
 ) -> xr.Dataset:
-    """Correlation function across and along the line of sight: xi(r_perp, |r_par|).
+    """Correlation function across and along the line of sight: xi(r_perp, r_par).
 
     Parameters
     ----------

@@ -127,7 +127,7 @@ def to_real_space(
     dispersion : float
         Of the tracers' velocities about the field, along the line of sight, in km/s.  Default: that
         of halos about the predictions of the shipped models.  0 solves the equation exactly (the
-        mean of its solutions, each under the weight 1 / |1 + v'(r) / (a H)|).
+        mean of its solutions, each under the weight ``1 / |1 + v'(r) / (a H)|``).
 
     Returns
     -------

@@ -30,6 +30,7 @@ def make_api() -> SimpleNamespace:
 def test_api_page_is_up_to_date(make_api: SimpleNamespace) -> None:
     page = make_api.PAGE.read_text()
     assert page == make_api.replaced(page), "run `python tools/make_api.py`"
+    assert make_api.REFERENCE.read_text() == make_api.reference() + "\n", "run it"
 
 
 def test_every_public_name_has_one_row(make_api: SimpleNamespace) -> None:

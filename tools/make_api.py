@@ -1,9 +1,9 @@
-"""Write the tables of docs/api.md from the docstrings.
+"""Write the tables of docs/api.md from docstrings, and docs/reference.md, which shows them whole.
 
     python tools/make_api.py
 
 A row is a public function: its arguments, where `.recon` has it as a method, and the first line of
-its docstring.  tests/test_api.py says when the page is out of date.
+its docstring.  tests/test_api.py says when the pages are out of date.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import cosmofields as cf
 from cosmofields.accessor import DataArrayRecon, DatasetRecon
 
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
+REFERENCE = PAGE.with_name("reference.md")
 BEGIN = "<!-- written by `python tools/make_api.py`; do not edit -->"
 END = "<!-- end of what is written -->"
 
@@ -118,5 +119,36 @@ def replaced(page: str) -> str:
     return f"{head}{BEGIN}\n\n{render()}\n{END}{tail}"
 
 
+def reference() -> str:
+    """The page of docstrings: Sphinx makes one of each name, and of each method of ``.recon``."""
+    parts = ["# Reference\n", BEGIN]
+    for title, names in TOPICS.items():
+        listed = [full for name in names.split() for full in _full_names(name)]
+        parts.append(_listing(title, "cosmofields", listed, ""))
+    for kind, owner in KINDS.items():
+        methods = [name for name, _ in inspect.getmembers(owner, inspect.isfunction)]
+        listed = [f"{kind}.recon.{name}" for name in methods if not name.startswith("_")]
+        title = f"Methods of {kind}.recon"
+        parts.append(
+            _listing(title, "xarray", listed, "   :template: autosummary/accessor_method.rst\n")
+        )
+    return "\n".join(parts)
+
+
+def _full_names(name: str) -> list[str]:
+    if not name.endswith("."):
+        return [name]
+    return [name + of for of in functions(getattr(cf, name[:-1]))]
+
+
+def _listing(title: str, module: str, names: list[str], options: str) -> str:
+    lines = "\n".join(f"   {name}" for name in names)
+    return (
+        f"\n## {title}\n\n```{{eval-rst}}\n.. currentmodule:: {module}\n\n.. autosummary::\n"
+        f"   :toctree: generated\n{options}\n{lines}\n```"
+    )
+
+
 if __name__ == "__main__":
+    REFERENCE.write_text(reference() + "\n")
     PAGE.write_text(replaced(PAGE.read_text()))

@@ -140,7 +140,7 @@ def slope(predicted: xr.DataArray, true: xr.DataArray) -> xr.DataArray:
 
 
 def magnitude(vector: xr.DataArray) -> xr.DataArray:
-    """Length |v| of a vector in each cell.
+    """Length of a vector in each cell.
 
     Parameters
     ----------

@@ -1,0 +1,48 @@
+"""The documentation site: ``make docs``."""
+
+from importlib.metadata import version as version_of
+
+import sphinx_autosummary_accessors
+
+project = "cosmofields"
+author = "the cosmofields developers"
+copyright = "the cosmofields developers"
+version = release = version_of("cosmofields")
+
+extensions = [
+    "myst_nb",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.viewcode",
+    "sphinx_autosummary_accessors",
+    "sphinx_copybutton",
+]
+templates_path = [sphinx_autosummary_accessors.templates_path]
+exclude_patterns = ["_build", "jupyter_execute"]
+
+html_theme = "pydata_sphinx_theme"
+html_title = "cosmofields"
+html_theme_options = {
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "navbar_end": ["theme-switcher"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+html_show_sourcelink = False
+
+myst_enable_extensions = ["dollarmath", "fieldlist"]
+myst_heading_anchors = 3
+# Pages are read in the repository too, where they are not run.
+nb_execution_mode = "off"
+
+autosummary_generate = True
+autodoc_typehints = "none"  # the docstrings say more
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+
+# The web's doors are closed to robots at times; a link is checked where it can be.
+linkcheck_ignore = [r"http://localhost", r"https://127\.0\.0\.1"]
+linkcheck_timeout = 20

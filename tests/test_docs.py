@@ -1,0 +1,57 @@
+"""The pages of the site: their code runs, and they build without a warning."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cosmofields as cf
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the pages are in the repository only")
+
+
+@pytest.fixture
+def small(box_file, tmp_path, monkeypatch):
+    """A small box in the place of the sample, and a table of its halos in the working directory."""
+    halos, true = cf.open_box(box_file)
+    true = true.load()
+    monkeypatch.setattr(cf.tutorial, "open_dataset", lambda: (halos, true))
+    monkeypatch.chdir(tmp_path)
+    columns = [halos["position"].values, halos["velocity"].values, halos["mass"].values[:, None]]
+    np.savetxt(
+        "halos.csv", np.hstack(columns), delimiter=",", header="x,y,z,vx,vy,vz,mass", comments=""
+    )
+
+
+@pytest.mark.parametrize(
+    "page", ["start", "howto", "coming-from", "applications", "index"], ids=lambda page: page
+)
+@pytest.mark.filterwarnings("ignore::cosmofields.catalog.plausible.UnitsWarning")  # a box made up
+def test_the_code_of_a_page_runs(page, small):
+    text = (DOCS / f"{page}.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert blocks
+    # The pages' box has 300 Mpc/h and 128^3 cells, this one 75 and 32^3.
+    smaller = {"box_size=300": "box_size=75", "n_grid=128": "n_grid=32", "z=64": "z=16"}
+    names = {"np": np}
+    for block in blocks:
+        for old, new in smaller.items():
+            block = block.replace(old, new)
+        exec(compile(block, f"{page}.md", "exec"), names)
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("sphinx")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
+    done = subprocess.run([*command, DOCS, tmp_path / "html"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "html" / "generated" / "cosmofields.predict.html").is_file()
+    assert "predict_velocity" in (tmp_path / "html" / "searchindex.js").read_text()

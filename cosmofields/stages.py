@@ -37,6 +37,7 @@ from .store import (
     reach,
     root_attrs,
     stamp,
+    sweep,
 )
 from .store import alone as alone
 
@@ -121,6 +122,8 @@ def plan_of(path: StorePath) -> dict[str, Any] | None:
 def state(path: StorePath, plan: Mapping[str, Any]) -> str:
     """What is at ``path``: ``"nothing"``, a store of this plan that is ``"begun"`` or ``"whole"``.
 
+    Files that a call that was killed had begun are removed from a store that is begun.
+
     Raises
     ------
     StoreError
@@ -159,7 +162,11 @@ def state(path: StorePath, plan: Mapping[str, Any]) -> str:
             f"'{path}' holds another reconstruction: {listing(wrong)}. Make the same call to go on "
             "with it, choose another path, or remove it yourself"
         )
-    return "whole" if attrs.get("complete") else "begun"
+    if attrs.get("complete") is True:
+        return "whole"
+    if place.local:
+        sweep(place.local)
+    return "begun"
 
 
 def pending(path: StorePath, stage: str) -> list[int]:

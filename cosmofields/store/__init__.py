@@ -12,7 +12,7 @@ from .locks import alone
 from .places import Place, StorePath, check_writable, place_of, reach
 from .reading import LEDGER, Chunks, look, open_store, root_attrs
 from .text import describe, side_text, summarize_facts
-from .writing import begin, finish, is_free, stamp, write_store
+from .writing import begin, finish, is_free, stamp, sweep, write_store
 
 __all__ = [
     "LEDGER",
@@ -34,6 +34,7 @@ __all__ = [
     "side_text",
     "stamp",
     "summarize_facts",
+    "sweep",
     "verify",
     "write_store",
 ]

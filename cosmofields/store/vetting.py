@@ -99,7 +99,7 @@ def _walk(store: Store, place: Place) -> Iterator[tuple[str, dict[str, Any]]]:
     waiting, n = [""], 0
     while waiting:
         group = waiting.pop()
-        for child in sorted(sync(_collect(store.list_dir(f"{group}/" if group else "")))):
+        for child in sorted(sync(_children(store, f"{group}/" if group else ""))):
             child = child.rstrip("/")
             if child in META or not child:
                 continue
@@ -117,8 +117,8 @@ def _walk(store: Store, place: Place) -> Iterator[tuple[str, dict[str, Any]]]:
                 waiting.append(name)
 
 
-async def _collect(names: Any) -> list[str]:
-    return [name async for name in names]
+async def _children(store: Store, group: str) -> list[str]:
+    return [name async for name in store.list_dir(group)]
 
 
 def _documents_2(store: Store, place: Place) -> tuple[Literal[2], bool, Documents]:

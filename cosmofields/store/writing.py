@@ -32,6 +32,9 @@ from .places import Place, StorePath, beside, check_writable, place_of, reach, s
 from .reading import root_attrs
 from .vetting import digest, documents
 
+# A file that is not finished, as zarr's local store names it.
+_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
+
 README = """\
 Zarr store of format 3, made by cosmofields. To read it, no more than xarray and zarr is needed:
     import xarray as xr
@@ -232,6 +235,8 @@ def _claim(place: Place, overwrite: bool) -> tuple[Place, bool]:
         _bring_back(local)
         attrs = root_attrs(place)
     if attrs is None and is_free(place):
+        if local and local.exists():
+            sweep(local)
         return (_fresh(place) if place.kind == "zip" else place), False
     if attrs is None or "cosmofields" not in attrs:
         raise StoreError(
@@ -273,8 +278,14 @@ def is_free(place: Place) -> bool:
 
 
 def _is_content(path: Path) -> bool:
-    """Not a metadata file that was never finished, as zarr names it."""
-    return re.fullmatch(r"zarr\.[0-9a-f]{32}\.partial", path.name) is None
+    return not _PARTIAL.search(path.name)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the files that a process that was killed had begun."""
+    for path in folder.rglob("*.partial"):
+        if _PARTIAL.search(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _fresh(place: Place) -> Place:

@@ -93,10 +93,10 @@ def arepo(folder: Path, table: Table) -> tuple[Any, dict[str, Any]]:
     with h5py.File(folder / "snap_067.0.hdf5", "w") as file:
         counts = np.array([0, 2, 0, 0, n, 0], np.int32)
         file.create_group("Header").attrs.update(
-            NumPart_ThisFile=counts, NumPart_Total=counts, NumFilesPerSnapshot=1, BoxSize=SIDE * 1e3,
-            Redshift=Z, Time=A, MassTable=np.array([0, 5e-4, 0, 0, 0, 0]), Omega0=0.3089,
-            OmegaBaryon=0.0486, HubbleParam=H, UnitLength_in_cm=3.085678e21, UnitMass_in_g=1.989e43,
-            UnitVelocity_in_cm_per_s=1e5,
+            NumPart_ThisFile=counts, NumPart_Total=counts, NumFilesPerSnapshot=1,
+            BoxSize=SIDE * 1e3, Redshift=Z, Time=A, MassTable=np.array([0, 5e-4, 0, 0, 0, 0]),
+            Omega0=0.3089, OmegaBaryon=0.0486, HubbleParam=H, UnitLength_in_cm=3.085678e21,
+            UnitMass_in_g=1.989e43, UnitVelocity_in_cm_per_s=1e5,
         )  # fmt: skip
         file["PartType4/Coordinates"] = table["position"] * 1e3
         file["PartType4/Velocities"] = table["velocity"] / np.sqrt(A)
@@ -130,6 +130,9 @@ def swift(folder: Path, table: Table) -> tuple[Any, dict[str, Any]]:
         for name, (values, power) in columns.items():
             item = file.create_dataset(f"PartType1/{name}", data=values)
             item.attrs["a-scale exponent"] = np.array([power])
+            for how, factor in (("CGS (not", 7e5), ("physical CGS (", 7e5 * A**power)):
+                words = f"Conversion factor to {how} including cosmological corrections)"
+                item.attrs[words.replace("( ", "(")] = np.array([factor])
             item.attrs["h-scale exponent"] = np.array([0.0])
     return folder / "snap_0003.hdf5", {}
 
@@ -188,8 +191,8 @@ def pysco(folder: Path, table: Table) -> tuple[Any, dict[str, Any]]:
     with h5py.File(path, "w") as file:
         file["position"] = (table["position"] / SIDE).astype(np.float32)
         file["velocity"] = (table["velocity"] / (unit_l / unit_t)).astype(np.float32)
-        file.attrs.update(boxlen=SIDE, aexp=A, H0=100 * H, Om_m=0.3089, unit_l=unit_l, unit_t=unit_t,
-                          npart=len(table["mass"]), theory="newton")  # fmt: skip
+        file.attrs.update(boxlen=SIDE, aexp=A, H0=100 * H, Om_m=0.3089)
+        file.attrs.update(unit_l=unit_l, unit_t=unit_t, npart=len(table["mass"]), theory="newton")
     return path, {}
 
 
@@ -272,9 +275,7 @@ def compaso(folder: Path, table: Table) -> tuple[Any, dict[str, Any]]:
             "Omega_M": 0.3089, "ParticleMassHMsun": particle, "VelZSpace_to_kms": 31234.5,
             "SimName": "Test",
         }  # fmt: skip
-        centred = (part["position"] + SIDE / 2) % SIDE - SIDE / 2
-        # As AbacusSummit has it: x from 0 to L becomes -L/2 to L/2 by a shift, not by a wrap.
-        centred = part["position"] - SIDE / 2
+        centred = part["position"] - SIDE / 2  # in [-L/2, L/2)
         data = {
             "N": np.rint(part["mass"] / particle).astype(np.uint32),
             "x_L2com": (centred / SIDE).astype(np.float32),
@@ -341,8 +342,8 @@ def fastpm(folder: Path, table: Table) -> tuple[Any, dict[str, Any]]:
 def nbodykit(folder: Path, table: Table) -> tuple[Any, dict[str, Any]]:
     """A catalogue that nbodykit saved: what its user put into `attrs`, in km/s and Mpc/h."""
     root = folder / "cat.bigfile"
-    block(root / "Header", None, attrs={"BoxSize": np.full(3, SIDE), "redshift": Z, "h": H, "Om0": 0.3089,
-                                        "meta": 'json://{"a": [1, 2]}'})  # fmt: skip
+    attrs = {"BoxSize": np.full(3, SIDE), "redshift": Z, "h": H, "Om0": 0.3089}
+    block(root / "Header", None, attrs=attrs | {"meta": 'json://{"a": [1, 2]}'})
     for name, values in table.items():
         block(root / name.title(), values)
     return root, {}
@@ -418,7 +419,7 @@ def halotools(folder: Path, table: Table) -> tuple[Any, dict[str, Any]]:
              "vz": "halo_vz", "mass": "halo_mvir"}  # fmt: skip
     data = np.rec.fromarrays([*flat(table).values()], names=[names[key] for key in flat(table)])
     with h5py.File(folder / "halos.hdf5", "w") as file:
-        file.create_dataset("data", data=data, chunks=(500,))
+        file.create_dataset("data", data=data, chunks=(min(500, len(data)),))
         file.attrs.update(redshift=Z, Lbox=SIDE)
     return folder / "halos.hdf5", {"box_size": SIDE, "cosmology": COSMOLOGY}
 

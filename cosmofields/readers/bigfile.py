@@ -21,6 +21,7 @@ from .parts import UNREADABLE, Part, Table, plain, read_exactly
 
 TEXT = 2**20  # bytes of a header or of attributes, at most
 _DTYPE = re.compile(r"[<>=|]?[iufb][1248]")
+_ATTRIBUTE = re.compile(r"(\S+) (\S*[a-zA-Z]\d+) (\d+) ([0-9A-Fa-f]*) #HUMANE \[.*\]")
 
 
 def is_bigfile(folder: str) -> bool:
@@ -111,17 +112,15 @@ def _attributes(folder: Path) -> dict[str, Any]:
         if not (folder / name).is_file():
             continue
         for line in _text(folder / name).splitlines():
-            words = line.split()
-            if len(words) < 4 or not words[2].isdigit():
-                continue
-            raw = bytes.fromhex(words[3])
-            if words[1].lstrip("<>=|")[0] in "aS":
+            found = _ATTRIBUTE.fullmatch(line)
+            if found is None:
+                raise StoreError(f"'{folder / name}' is cut off, or damaged, in {line[:40]!r}")
+            key, kind, length, raw = found[1], found[2], int(found[3]), bytes.fromhex(found[4])
+            if kind.lstrip("<>=|")[0] in "aS":
                 text = raw.rstrip(b"\0").decode(errors="replace")
-                attrs[words[0]] = json.loads(text[7:]) if text.startswith("json://") else text
-            elif _DTYPE.fullmatch(words[1]):
-                values = np.frombuffer(raw, words[1])
-                if len(values) == int(words[2]):
-                    attrs[words[0]] = plain(values)
+                attrs[key] = json.loads(text[7:]) if text.startswith("json://") else text
+            elif _DTYPE.fullmatch(kind):
+                attrs[key] = plain(np.frombuffer(raw, kind, length))
     return attrs
 
 

@@ -100,12 +100,15 @@ NO_TEXT = {".h5", ".hdf5", ".fits", ".parquet", ".npz", ".asdf", ".zarr"}
 
 def recognise(path: str) -> str | None:
     """Name of the container or format that a path holds, by its contents; None if of none."""
-    if is_zarr(path):
-        return "zarr"
-    if Path(path).is_dir():
-        return "bigfile" if bigfile.is_bigfile(path) else None
-    with open(path, "rb") as file:
-        head = file.read(4096)
+    try:
+        if is_zarr(path):
+            return "zarr"
+        if Path(path).is_dir():
+            return "bigfile" if bigfile.is_bigfile(path) else None
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise StoreError(f"{path!r} cannot be read: {error}") from error
     for magic, name in MAGIC.items():
         if head.startswith(magic):
             return name
@@ -124,7 +127,12 @@ def understand(path: str, format: str | None, ask: Ask) -> File:
     if kind is None:
         # Those of the usual formats say what is wrong with what bears their name.
         kind = "zarr" if Path(path).is_dir() else "hdf5"
-    table = FORMATS[kind].scan(path)
+    try:
+        table = FORMATS[kind].scan(path)
+    except CosmofieldsError:
+        raise
+    except UNREADABLE as error:
+        raise StoreError(f"{path!r} cannot be read as {kind}: {error}") from error
     if format is None:
         same = [n for n, f in FORMATS.items() if f.scan is FORMATS[kind].scan and f.suits]
         kind = next((n for n in same if FORMATS[n].suits(table)), kind)  # type: ignore[misc]

@@ -30,7 +30,10 @@ def is_snapshot(table: Table) -> bool:
 
 def is_swift(table: Table) -> bool:
     """Whether a file is a snapshot of SWIFT."""
-    return is_snapshot(table) and bool({"Units", "InternalCodeUnits"} & table.attrs.keys())
+    return is_snapshot(table) and any(
+        "Unit length in cgs (U_L)" in table.attrs.get(name, {})
+        for name in ("Units", "InternalCodeUnits")
+    )
 
 
 def is_groups(table: Table) -> bool:
@@ -85,7 +88,7 @@ def swift(table: Table, ask: Ask) -> View:
     path = table.path
     header = table.attrs["Header"]
     kind, index = _particle_type(table, ask, header)
-    units = table.attrs.get("Units") or table.attrs["InternalCodeUnits"]
+    units = table.attrs.get("Units") or table.attrs.get("InternalCodeUnits", {})
     cm = number(units, "Unit length in cgs (U_L)", path)
     gram = number(units, "Unit mass in cgs (U_M)", path)
     second = number(units, "Unit time in cgs (U_t)", path)
@@ -95,6 +98,8 @@ def swift(table: Table, ask: Ask) -> View:
     facts = merged(ask)
     if facts["redshift"] is None and "Redshift" in header:
         facts["redshift"] = _redshift(header, path)
+    elif facts["redshift"] is None and "Scale-factor" in header:  # initial conditions
+        facts["redshift"] = round(1 / number(header, "Scale-factor", path) - 1, 9)
     if facts["cosmology"] is None and {"Omega_m", "h"} <= said.keys():
         facts["cosmology"] = {
             key: number(said, key, path) for key in ("Omega_m", "Omega_b", "h")
@@ -105,16 +110,9 @@ def swift(table: Table, ask: Ask) -> View:
     mass = near(gram / MSUN, 1e10, 1.0) * h
     speed = near(cm / second / 1e5, 1.0)
     _box(header, facts, ask, length, path)
-    physical = {
-        name: bool(attrs.get("Value stored as physical", 0))
-        for name in ("Coordinates", "Velocities")
-        for attrs in [table.attrs.get(f"{kind}/{name}", {})]
-    }
-    if physical["Coordinates"]:
-        length /= a
-    power = table.attrs.get(f"{kind}/Velocities", {}).get("a-scale exponent", 0.0)
-    if not physical["Velocities"]:
-        speed *= a ** float(power)
+    # A column may be stored as comoving or as physical, and says so.
+    length *= _to_physical(table, f"{kind}/Coordinates", a, 1.0) / a
+    speed *= _to_physical(table, f"{kind}/Velocities", a, 0.0)
     return View(
         facts,
         f"{kind}/",
@@ -167,6 +165,24 @@ def groups(table: Table, ask: Ask) -> View:
         rows=rows,
         source=source,
     )  # fmt: skip
+
+
+def _to_physical(table: Table, name: str, a: float, power: float) -> float:
+    """The factor by which a column of SWIFT becomes physical, a to the ``power`` by default.
+
+    From the conversion factors beside it: the exponent that stands there too is wrong in files
+    that swiftsimio wrote.
+    """
+    attrs = table.attrs.get(name, {})
+    start = "Conversion factor to "
+    plain = start + "CGS (not including cosmological corrections)"
+    full = start + "physical CGS (including cosmological corrections)"
+    if plain not in attrs or full not in attrs:
+        return a ** float(attrs.get("a-scale exponent", power))
+    ratio = number(attrs, full, table.path) / (number(attrs, plain, table.path) or math.nan)
+    if not 0 < ratio < 1e6:
+        raise StoreError(f"{table.path!r}: {name} becomes physical by a factor of {ratio:g}")
+    return ratio
 
 
 def _header(table: Table, ask: Ask, key: str) -> tuple[Mapping[str, Any], dict[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..conventions import StoreError
 from ..store import open_store
-from .parts import UNREADABLE, Part, Table, check_declared, plain
+from .parts import UNREADABLE, Part, Table, check_declared, io_extra, plain
 
 DEPTH, ITEMS = 8, 20_000  # a file of more groups than that is no catalogue
 CHUNK_BYTES = 2**32  # what HDF5 itself allows
@@ -90,18 +88,14 @@ def read_hdf5(part: Part, window: Any) -> NDArray[Any]:
     """Rows of a dataset, or of one field of it."""
     import h5py
 
-    # Some suites compress by Blosc, whose filters h5py knows once this is imported.
-    if importlib.util.find_spec("hdf5plugin"):
-        importlib.import_module("hdf5plugin")
     with h5py.File(part.path, "r") as file:
         name, field = part.where or (part.name, None)
         item = file[name]
-        try:
-            return np.asarray((item if field is None else item.fields(field))[window])
-        except OSError as error:
-            if "filter" in str(error) and not importlib.util.find_spec("hdf5plugin"):
-                raise OSError(f"{error}; pip install 'cosmofields[io]' brings filters") from error
-            raise
+        how = item.id.get_create_plist()
+        codes = [how.get_filter(i)[0] for i in range(how.get_nfilters())]
+        if not all(map(h5py.h5z.filter_avail, codes)):  # Blosc, say, which h5py learns from this
+            io_extra("hdf5plugin", part.path)
+        return np.asarray((item if field is None else item.fields(field))[window])
 
 
 def scan_zarr(path: str) -> Table:

@@ -136,6 +136,8 @@ def open_catalog(
     if format is not None and format not in FORMATS:
         raise StoreError(f"format={format!r}; expected one of {listing(sorted(FORMATS))}")
     names = {"position": position, "velocity": velocity, "mass": mass}
+    if units is not None and units.keys() - names.keys():
+        raise CatalogError(f"units={dict(units)}; expected position, velocity or mass, and a unit")
     given = {"box_size": box_size, "redshift": redshift, "cosmology": cosmology, "los": los}
     ask = Ask(names, group, {k: v for k, v in given.items() if v is not None}, units or {}, origin)
     files = [understand(path, format, ask) for path in _expand(source, format)]

@@ -46,7 +46,7 @@ def scan_fits(path: str) -> Table:
                     )  # fmt: skip
     except StoreError:
         raise
-    except (*UNREADABLE, Warning) as error:
+    except (*UNREADABLE, Warning, fits.VerifyError) as error:
         raise StoreError(f"{path!r} cannot be read as FITS ({error}): truncated?") from error
     return Table(path, attrs, parts)
 
@@ -64,8 +64,9 @@ def read_fits(part: Part, rows: slice) -> NDArray[Any]:
     fits = io_extra("astropy.io.fits", part.path)
     extension, name = part.where
     with fits.open(part.path, memmap=True) as file:
+        values = file[extension].data[name][rows]
         # A copy in the byte order of the machine, since the map goes with the file.
-        return np.array(file[extension].data[name][rows], dtype=part.dtype.newbyteorder("="))
+        return np.array(values, dtype=values.dtype.newbyteorder("="))
 
 
 def scan_parquet(path: str) -> Table:

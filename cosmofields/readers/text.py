@@ -19,7 +19,7 @@ from .parts import Part, Table
 
 STRIDE = 2**14  # lines from one known beginning to the next
 BLOCK = 2**24  # bytes read at once
-LONGEST = 2**16  # bytes of a line
+LONGEST, COMMENTS = 2**16, 10_000  # bytes of a line; lines before the table
 TASK = 2**28  # bytes of text that a task should parse, at most
 
 
@@ -63,6 +63,8 @@ def _head(path: str) -> tuple[list[str], list[str], str, int]:
             if line and (text.startswith("#") or not text):
                 comments.append(text.lstrip("#").strip())
                 start = file.tell()
+                if len(comments) > COMMENTS:
+                    raise StoreError(f"{path!r} begins with over {COMMENTS} lines of comments")
                 continue
             break
     if not line:
@@ -100,6 +102,8 @@ def _index(path: str, start: int) -> tuple[int, tuple[int, ...]]:
         file.seek(max(start, size - LONGEST))
         tail = file.read(LONGEST)
         stop = size - len(tail) + len(tail.rstrip())  # blank lines at the end are none
+        if stop <= start:
+            raise StoreError(f"{path!r} holds no rows")
         begins = [start]
         n_lines, at = 1, start
         file.seek(start)

@@ -1,0 +1,80 @@
+"""How a catalogue is named on the command line: the files, and what they do not say."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import xarray as xr
+
+from .shared import cosmology, one_or_three
+
+
+def catalog_options(parser: argparse.ArgumentParser) -> None:
+    """Add the files of a catalogue, and the options that :func:`open_catalog` takes of them."""
+    parser.add_argument(
+        "catalog",
+        nargs="+",
+        help="files of the halos, a folder of them, or a store: HDF5, Zarr, Gadget, SUBFIND, "
+        "Rockstar, AbacusSummit, Quijote, bigfile, FITS, Parquet, CSV, NPZ",
+    )
+    parser.add_argument("--format", help="of the files; default: by their contents")
+    parser.add_argument(
+        "--box-size", type=float, nargs="+", help="one side or three, Mpc/h; default: the file's"
+    )
+    parser.add_argument("--redshift", type=float, help="default: the file's own")
+    parser.add_argument(
+        "--cosmology",
+        type=cosmology,
+        metavar="KEY=VALUE,...",
+        help="Omega_m, Omega_b, h, n_s, sigma8; default: the file's own",
+    )
+    for name in ("position", "velocity"):
+        parser.add_argument(
+            f"--{name}",
+            nargs="+",
+            metavar="NAME",
+            help="column of the file, or the three of x, y and z; default: by its usual name",
+        )
+    parser.add_argument(
+        "--mass", metavar="NAME", help="column of the file; default: by its usual name"
+    )
+    parser.add_argument("--group", help="group of the file that holds the halos")
+    parser.add_argument(
+        "--units",
+        nargs="+",
+        type=_unit,
+        metavar="COLUMN=UNIT",
+        help="what the columns hold, e.g. position=kpc/h 'mass=1e10 Msun/h'; default: by the "
+        "format, or Mpc/h, km/s and Msun/h",
+    )
+    parser.add_argument(
+        "--origin", type=float, nargs="+", help="corner of the box, Mpc/h (default: 0)"
+    )
+
+
+def catalog_of(args: argparse.Namespace, los: str | None) -> xr.Dataset:
+    """The catalogue that the command line names, in redshift space already if ``los`` says so."""
+    from ..readers import open_catalog
+
+    return open_catalog(
+        args.catalog if len(args.catalog) > 1 else args.catalog[0],
+        format=args.format,
+        box_size=one_or_three(args.box_size),
+        redshift=args.redshift,
+        cosmology=args.cosmology,
+        los=los,
+        position=one_or_three(args.position),
+        velocity=one_or_three(args.velocity),
+        mass=args.mass,
+        group=args.group,
+        units=dict(args.units) if args.units else None,
+        origin=one_or_three(args.origin),
+    )
+
+
+def _unit(text: str) -> tuple[str, Any]:
+    column, equals, unit = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected COLUMN=UNIT, such as position=kpc/h")
+    return column, unit

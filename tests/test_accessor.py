@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -55,6 +56,22 @@ def test_repr_of_each_stage(halos: xr.Dataset, observed: xr.Dataset) -> None:
     assert ".gradient()" in repr(fields["density"].recon)
     assert ".misalignment(true)" in repr(fields["velocity"].recon)
     assert ".misalignment(true)" not in repr(fields["density"].recon)
+
+
+def test_html_repr_is_the_text_as_a_table(observed: xr.Dataset) -> None:
+    fields = observed.recon.linear_theory(bias=1.5)
+    fields["velocity"].attrs["model"] = "<default>"
+    for obj in (observed, fields, fields["velocity"]):
+        page = obj.recon._repr_html_()
+        root = ElementTree.fromstring(page)
+        text = ["".join(row.itertext()) for row in root.iter("tr")]
+        lines = repr(obj.recon).splitlines()[1:]
+        assert [re.sub(r"\s+", "", row) for row in text] == [re.sub(r"\s+", "", li) for li in lines]
+    assert "made by    <default>" in repr(fields.recon)
+    assert "<code>.predict()</code>: density" in observed.recon._repr_html_()
+    assert "<code>.predict_density(), .predict_velocity(), .predict_momentum()</code>" in (
+        observed.recon._repr_html_()
+    )
 
 
 def test_repr_of_results_and_parts(halos: xr.Dataset, observed: xr.Dataset) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from functools import wraps
+from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -87,15 +89,38 @@ class Recon:
     def _next(self) -> list[str]:
         raise NotImplementedError
 
-    def __repr__(self) -> str:
+    def _models(self) -> list[str]:
+        """Models that made the fields."""
+        raise NotImplementedError
+
+    def _rows(self) -> list[tuple[str, str]]:
         rows = [
             *self._facts(),
             *self._bins(),
             ("holds", ", ".join(self._found()) or "no field that is known here"),
         ]
-        rows += [("next" if i == 0 else "", line) for i, line in enumerate(self._next())]
-        body = "\n".join(f"  {key:<10} {text}" for key, text in rows)
+        if models := self._models():
+            rows.append(("made by", listing(dict.fromkeys(models))))
+        return rows + [("next" if i == 0 else "", line) for i, line in enumerate(self._next())]
+
+    def __repr__(self) -> str:
+        body = "\n".join(f"  {key:<10} {text}" for key, text in self._rows())
         return f"<cosmofields .recon on a {type(self._obj).__name__}>\n{body}"
+
+    def _repr_html_(self) -> str:
+        # Jupyter's own styles: it looks right in light and dark themes.
+        body = "".join(
+            f"<tr><th style='text-align:left;vertical-align:top'>{escape(key)}</th>"
+            f"<td style='text-align:left'>{_code(escape(text))}</td></tr>"
+            for key, text in self._rows()
+        )
+        kind = type(self._obj).__name__
+        return f"<div><strong>.recon</strong> on a {kind}<table>{body}</table></div>"
+
+
+def _code(text: str) -> str:
+    """Calls at the beginning of a line as code."""
+    return re.sub(r"^((?:\.\w+\(.*?\)(?:, )?)+)", r"<code>\1</code>", text)
 
 
 def described(obj: xr.DataArray) -> str:

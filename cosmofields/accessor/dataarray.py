@@ -30,6 +30,9 @@ class DataArrayRecon(Recon):
     def _found(self) -> list[str]:
         return [described(self._obj)] if set(AXES) <= set(self._obj.dims) else []
 
+    def _models(self) -> list[str]:
+        return [str(self._obj.attrs["model"])] if self._obj.attrs.get("model") else []
+
     def _next(self) -> list[str]:
         if not self._found():
             return [f"nothing: a field has the dims {', '.join(AXES)}"]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,10 @@ class DatasetRecon(Recon):
         names = [*FIELDS, *((*CATALOG_FIELDS, "mass_bin") if self._is_catalog() else ())]
         return [described(self._obj[name]) for name in dict.fromkeys(names) if name in self._obj]
 
+    def _models(self) -> list[str]:
+        made = (self._obj[name].attrs.get("model") for name in FIELDS if name in self._obj)
+        return [str(name) for name in made if name]
+
     def _next(self) -> list[str]:
         ds = self._obj
         if self._is_catalog():
@@ -60,6 +64,7 @@ class DatasetRecon(Recon):
                 ".evaluate(true): scores, spectra and distributions against another Dataset",
                 ".evaluate_sub_boxes(true, 150): the same in parts of the box, for their spread",
                 ".report(true, 'report'): every table and figure, in a directory",
+                ".kinetic_sz(), .t_web(), .v_web(): what the fields are for",
             ]
         return ["nothing: no catalogue and no field; see cosmofields.from_arrays"]
 
@@ -85,6 +90,7 @@ class DatasetRecon(Recon):
             if "halo" in ds.dims:
                 steps.append(f".reconstruct('fields.zarr'{model}): all of it, out of core")
             steps.append(".to_real_space(velocity): back, by a velocity field")
+            steps.append(".velocities_at(fields): of the matter where each is, with its error")
         return steps
 
     def _next_of_halo_fields(self) -> list[str]:
@@ -122,6 +128,10 @@ class DatasetRecon(Recon):
         self, velocity: xr.DataArray | xr.Dataset, *, dispersion: float = 90.0
     ) -> xr.Dataset:
         """See :func:`cosmofields.to_real_space`."""
+
+    @forwards("applications")
+    def velocities_at(self, fields: xr.Dataset) -> xr.Dataset:
+        """See :func:`cosmofields.velocities_at`."""
 
     @forwards("painting")
     def paint(
@@ -264,6 +274,20 @@ class DatasetRecon(Recon):
         progress: bool = False,
     ) -> xr.Dataset:
         """See :func:`cosmofields.evaluate_sub_boxes`."""
+
+    @forwards("applications")
+    def kinetic_sz(
+        self, *, los: str | None = None, weight: Callable[[Any], Any] | None = None
+    ) -> xr.DataArray:
+        """See :func:`cosmofields.kinetic_sz`."""
+
+    @forwards("applications")
+    def t_web(self, *, smoothing: float = 2.0, threshold: float = 0.2) -> xr.Dataset:
+        """See :func:`cosmofields.t_web`."""
+
+    @forwards("applications")
+    def v_web(self, *, smoothing: float = 2.0, threshold: float = 0.44) -> xr.Dataset:
+        """See :func:`cosmofields.v_web`."""
 
     @forwards("reporting")
     def report(

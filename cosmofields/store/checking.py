@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -13,7 +12,7 @@ from dask.diagnostics.progress import ProgressBar
 
 from ..conventions import StoreError
 from .places import StorePath, brief, place_of
-from .reading import Found, check_whole, grid_of, in_ledger, look, stored
+from .reading import Found, check_whole, chunks_of, grid_of, in_ledger, look, stored
 from .vetting import Opened, digest, read_json
 
 _TASKS = 2000  # for a bar that moves, and a graph that stays small
@@ -68,11 +67,12 @@ def verify(
     found = look(place_of(path, storage_options))
     check_whole(found)
     damages = list(_metadata(found))
+    size = max(1, sum(map(chunks_of, found.arrays.values())) // _TASKS)
     tasks = [
-        dask.delayed(_read)(found.store, name, array, part)
+        dask.delayed(_read)(name, array, part)
         for name, array in found.arrays.items()
         if not in_ledger(name)
-        for part in _parts(grid_of(array), _total(found))
+        for part in _parts(chunks_of(array), size)
     ]
     with ProgressBar(out=sys.stderr) if progress else nullcontext():
         for some in dask.compute(*tasks):
@@ -80,18 +80,12 @@ def verify(
     return damages
 
 
-def _total(found: Found) -> int:
-    return sum(math.prod(grid_of(array)) for array in found.arrays.values())
-
-
-def _parts(grid: tuple[int, ...], total: int) -> Iterator[range]:
+def _parts(n: int, size: int) -> Iterator[range]:
     """Numbers of the chunks of an array, so many a task."""
-    n = math.prod(grid)
-    size = max(1, total // _TASKS)
     return (range(start, min(start + size, n)) for start in range(0, n, size))
 
 
-def _read(store: Opened, name: str, array: Any, part: range) -> list[Damage]:
+def _read(name: str, array: Any, part: range) -> list[Damage]:
     """Decode some chunks of an array."""
     damages = []
     grid, pieces = grid_of(array), array.shards or array.chunks

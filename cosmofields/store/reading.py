@@ -16,7 +16,7 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore, ObjectStore, ZipStore
 
 from ..conventions import FORMAT_VERSION, CosmofieldsError, StoreError, listing
-from .places import Place, StorePath, brief, place_of, reach
+from .places import Place, StorePath, brief, failures, place_of, reach
 from .vetting import (
     CHUNK_BYTES,
     Documents,
@@ -245,7 +245,7 @@ def root_attrs(path: StorePath) -> dict[str, Any] | None:
             if root is not None and root.get("node_type", "group") == "group":
                 attrs = root.get("attributes") or read_json(store, ".zattrs", place) or {}
                 return attrs if isinstance(attrs, dict) else {}
-    except StoreError:
+    except failures():  # what cannot be read is no group that we know
         pass
     return None
 

@@ -306,6 +306,19 @@ def test_a_repository_that_was_interrupted_holds_what_it_held(tmp_path: Path) ->
     same(path, 0)
 
 
+def test_what_is_no_repository_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "box.icechunk"
+    path.write_text("precious")
+    with pytest.raises(StoreError, match="left alone"):
+        cf.write_store(universe(), path, overwrite=True)
+    path.unlink()
+    path.mkdir()
+    (path / "notes.txt").write_text("precious")
+    with pytest.raises(StoreError, match="left alone"):
+        cf.write_store(universe(), path, overwrite=True)
+    assert (path / "notes.txt").read_text() == "precious"
+
+
 def test_nothing_there(tmp_path: Path, s3: dict[str, Any]) -> None:
     for name in ("none.zarr", "none.zarr.zip", "none.icechunk"):
         with pytest.raises(StoreError, match="No store"):

@@ -35,6 +35,12 @@ from .vetting import digest, documents
 # A file that is not finished, as zarr's local store names it.
 _PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
+# What Icechunk puts into a folder, of its formats 1 and 2.
+_REPOSITORY = {
+    *("chunks", "manifests", "refs", "snapshots", "transactions"),
+    *("config.yaml", "overwritten", "repo"),
+}
+
 README = """\
 Zarr store of format 3, made by cosmofields. To read it, no more than xarray and zarr is needed:
     import xarray as xr
@@ -358,17 +364,21 @@ def _commit(
 ) -> None:
     """Write the next version of a repository, which is there for others once it is whole."""
     there = root_attrs(place)
+    foreign = there is not None and "cosmofields" not in there
+    if place.local and place.local.is_dir():
+        foreign = foreign or not {path.name for path in place.local.iterdir()} <= _REPOSITORY
+    elif place.local and place.local.exists():
+        foreign = True
+    if foreign:
+        raise StoreError(
+            f"'{place}' is taken by something that is no cosmofields store, so it is left alone. "
+            "Choose another path, or remove it yourself"
+        )
     if there is not None and not overwrite:
         raise StoreError(
             f"The repository '{place}' holds a store. Pass overwrite=True to add a version with "
             "the new one, or choose another path"
         )
-    if place.local and place.local.exists() and not (place.local / "refs").exists():
-        if not is_free(place):
-            raise StoreError(
-                f"'{place}' is taken by something that is no repository, so it is left alone. "
-                "Choose another path, or remove it yourself"
-            )
     opened = session(place, write=True)
     pending = begin(plain, opened.store, encoding, attrs, overwrite=True)
     # What is written belongs to the session of this process, and not to workers elsewhere.

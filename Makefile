@@ -16,7 +16,7 @@ BOXES      ?=
 VALIDATION ?=
 
 RUN_EXTRAS := train,plot
-DEV_EXTRAS := train,tune,plot,io,hpc,docs,dev
+DEV_EXTRAS := train,tune,plot,io,share,hpc,docs,dev
 # What `make docs` builds
 DOCS ?= html
 

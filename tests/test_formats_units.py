@@ -20,7 +20,7 @@ from cosmofields.conventions import (
     StoreError,
 )
 from cosmofields.readers import open_catalog
-from tests.format_files import COSMOLOGY, FACTS, SIDE, A, Z, gadget4, make_table, subfind
+from tests.format_files import COSMOLOGY, FACTS, SIDE, A, Z, gadget2, gadget4, make_table, subfind
 
 
 @pytest.fixture(scope="module")
@@ -291,3 +291,21 @@ def test_another_redshift_than_the_headers(table: dict[str, Any], tmp_path: Path
     got = open_catalog(path, redshift=1.0)
     assert Z != got.attrs["redshift"] == 1.0
     np.testing.assert_allclose(got["velocity"], table["velocity"] * A * 2, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("side", "unit"), [(300.0, "Mpc/h"), (15_000.0, "kpc/h")])
+def test_a_length_that_the_matter_of_the_box_tells(
+    side: float, unit: str, table: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of Gadget-2, whose header has one mass for all particles, and no units."""
+    factor = 1.0 if unit == "Mpc/h" else 1e-3
+    path, _ = gadget2(tmp_path, {**table, "position": table["position"] * side / SIDE / 1e3})
+    with h5py.File(path, "r+") as file:
+        file["Header"].attrs["BoxSize"] = side
+        each = 27.75 * 0.3089 * (side * factor) ** 3 / 3000
+        file["Header"].attrs["MassTable"] = np.array([0, each, 0, 0, 0, 0])
+    ds = open_catalog(path)
+    assert ds.attrs["box_size"] == pytest.approx(side * factor)
+    assert ds.attrs["source"]["assumed"] == f"positions in {unit}"
+    expected = table["position"] * side * factor / SIDE
+    np.testing.assert_allclose(ds["position"], expected, rtol=1e-5, atol=1e-4)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..conventions import AXES, CosmofieldsError
 from ..zoo import is_model
-from .shared import MODEL, Verbs, check_inputs, client, cosmology, one_or_three, storage_options
+from .catalogs import catalog_of, catalog_options
+from .shared import MODEL, Verbs, check_inputs, client, one_or_three, storage_options
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -89,7 +90,7 @@ def add_verbs(verbs: Verbs) -> None:
         description="Density, velocity and momentum from the halos of a catalogue, in stages, into "
         "a Zarr store. The same command goes on with a run that was stopped.",
     )
-    predict.add_argument("catalog", nargs="+", help="HDF5 files or a Zarr store of the halos")
+    catalog_options(predict)
     predict.add_argument("--out", required=True, metavar="STORE", help="Zarr store to write")
     predict.add_argument(
         "--los", choices=AXES, help="line of sight (default: the catalogue's own, or z)"
@@ -100,19 +101,6 @@ def add_verbs(verbs: Verbs) -> None:
         help="positions are in redshift space, though the catalogue does not say so; default: "
         "shift them by their velocity",
     )
-    predict.add_argument(
-        "--box-size", type=float, nargs="+", help="one side or three, Mpc/h; default: the file's"
-    )
-    predict.add_argument("--redshift", type=float, help="default: the file's own")
-    predict.add_argument(
-        "--cosmology",
-        type=cosmology,
-        metavar="KEY=VALUE,...",
-        help="Omega_m, Omega_b, h, n_s, sigma8; default: the file's own",
-    )
-    for name in ("position", "velocity", "mass"):
-        predict.add_argument(f"--{name}", help="dataset in the file; default: by its usual name")
-    predict.add_argument("--group", help="group of the file that holds the halos")
     predict.add_argument(
         "--n-grid", type=int, nargs="+", help="cells, one side or three; default: by the model"
     )
@@ -236,20 +224,9 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _predict(args: argparse.Namespace) -> None:
     from ..catalog import select, to_redshift_space
-    from ..readers import open_catalog
 
     check_inputs(model=args.model)
-    halos = open_catalog(
-        args.catalog if len(args.catalog) > 1 else args.catalog[0],
-        box_size=one_or_three(args.box_size),
-        redshift=args.redshift,
-        cosmology=args.cosmology,
-        los=args.los if args.redshift_space else None,
-        position=args.position,
-        velocity=args.velocity,
-        mass=args.mass,
-        group=args.group,
-    )
+    halos = catalog_of(args, args.los if args.redshift_space else None)
     if args.number_density:
         halos = select(halos, args.number_density)
     if halos.attrs.get("space") != "redshift":

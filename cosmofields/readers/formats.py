@@ -134,8 +134,10 @@ def understand(path: str, format: str | None, ask: Ask) -> File:
     except UNREADABLE as error:
         raise StoreError(f"{path!r} cannot be read as {kind}: {error}") from error
     if format is None:
-        same = [n for n, f in FORMATS.items() if f.scan is FORMATS[kind].scan and f.suits]
-        kind = next((n for n in same if FORMATS[n].suits(table)), kind)  # type: ignore[misc]
+        for name, other in FORMATS.items():
+            if other.suits and other.scan is FORMATS[kind].scan and other.suits(table):
+                kind = name
+                break
     try:
         view = FORMATS[kind].view(table, ask)
     except CosmofieldsError:
@@ -149,16 +151,16 @@ def understand(path: str, format: str | None, ask: Ask) -> File:
         return File(path, kind, {}, view.facts, source, view.dim, view.files)
     columns: dict[str, Column] = {}
     converted: dict[str, str] = {}
-    for name in ("position", "velocity", "mass"):
-        asked = ask.names[name]
+    for column in ("position", "velocity", "mass"):
+        asked = ask.names[column]
         if asked is None and view.names is not None:
-            asked = view.names.get(name)
+            asked = view.names.get(column)
             if asked is None:
                 continue
         near = columns["position"].parts[0] if columns and view.names is None else None
-        parts = find(table, view.base, name, asked, near)
+        parts = find(table, view.base, column, asked, near)
         if parts:
-            columns[name], said = _convert(name, parts, view, ask, path)
+            columns[column], said = _convert(column, parts, view, ask, path)
             converted.update(said)
     try:
         check_columns(columns)

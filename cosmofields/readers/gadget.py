@@ -57,14 +57,14 @@ def snapshot(table: Table, ask: Ask) -> View:
     weight = sum(m * n for m, n in zip(masses, totals, strict=False))
     if length is None:
         box = number(header, "BoxSize", table.path)
-        length = _length_by_density(box, weight * (mass or 1.0) / 1e10, facts, table.path)
+        length = _length_by_density(box, weight * (mass or 1e10) / 1e10, facts, table.path)
         source["assumed"] = f"positions in {'kpc/h' if length == 1e-3 else 'Mpc/h'}"
     mass = mass or 1e10
     if fixed:
         source["particle_mass"] = fixed * mass
     _box(header, facts, ask, length, table.path)
-    _doubt_density(weight * mass / 1e10, facts, table.path)
-    a = scale_factor(facts, table.path) if _comoving(table, header) else 1.0
+    _doubt_density(weight * mass / 1e10, facts)
+    a = scale_factor(facts, table.path)
     return View(
         facts,
         f"{kind}/",
@@ -210,11 +210,6 @@ def _redshift(header: Mapping[str, Any], path: str) -> float:
     return 0.0 if abs(redshift) < 1e-8 else redshift  # 1 / a - 1 is 4e-16 today
 
 
-def _comoving(table: Table, header: Mapping[str, Any]) -> bool:
-    said = {**table.attrs.get("Parameters", {}), **header}
-    return bool(said.get("ComovingIntegrationOn", 1))
-
-
 def _units(table: Table, header: Mapping[str, Any], ask: Ask) -> tuple[float | None, float | None]:
     """Mpc/h and Msun/h of a unit of length and of mass, where they are declared."""
     said = {**table.attrs.get("Parameters", {}), **table.attrs.get("Units", {}), **header}
@@ -254,7 +249,7 @@ def _length_by_density(box: float, weight: float, facts: Mapping[str, Any], path
     )
 
 
-def _doubt_density(weight: float, facts: Mapping[str, Any], path: str) -> None:
+def _doubt_density(weight: float, facts: Mapping[str, Any]) -> None:
     """Warn if the particles of one mass weigh more than the matter of the box."""
     if not facts["cosmology"]:
         return
@@ -263,9 +258,10 @@ def _doubt_density(weight: float, facts: Mapping[str, Any], path: str) -> None:
     share = weight / (MATTER * cosmology.Omega_m * volume)
     if share > 1.2:
         warnings.warn(
-            f"{path!r}: the particles weigh {share:.3g} times the matter of the box (without h, "
-            f"it would be {1 / cosmology.h:.3g}). Are masses in Msun/h, and BoxSize in the unit of "
-            "the header?",
+            # The same words for each file of a snapshot, so that they are said once.
+            f"The particles of the snapshot weigh {share:.3g} times the matter of the box (without "
+            f"h, it would be {1 / cosmology.h:.3g}). Are masses in Msun/h, and BoxSize in the unit "
+            "of the header?",
             UnitsWarning,
             stacklevel=2,
         )

@@ -46,7 +46,7 @@ def scan_fits(path: str) -> Table:
                     )  # fmt: skip
     except StoreError:
         raise
-    except (*UNREADABLE, Warning, fits.VerifyError) as error:
+    except Exception as error:  # of a damaged header astropy raises what it stumbles on
         raise StoreError(f"{path!r} cannot be read as FITS ({error}): truncated?") from error
     return Table(path, attrs, parts)
 
@@ -63,10 +63,13 @@ def read_fits(part: Part, rows: slice) -> NDArray[Any]:
     """Rows of a column, mapped from the file."""
     fits = io_extra("astropy.io.fits", part.path)
     extension, name = part.where
-    with fits.open(part.path, memmap=True) as file:
-        values = file[extension].data[name][rows]
-        # A copy in the byte order of the machine, since the map goes with the file.
-        return np.array(values, dtype=values.dtype.newbyteorder("="))
+    try:
+        with fits.open(part.path, memmap=True) as file:
+            values = file[extension].data[name][rows]
+            # A copy in the byte order of the machine, since the map goes with the file.
+            return np.array(values, dtype=values.dtype.newbyteorder("="))
+    except Exception as error:  # as above
+        raise StoreError(str(error)) from error
 
 
 def scan_parquet(path: str) -> Table:

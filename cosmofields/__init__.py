@@ -56,6 +56,7 @@ _EXPORTS = {
     "score": "cosmofields.scoring",
     "scores_table": "cosmofields.evaluation",
     "select": "cosmofields.catalog",
+    "show_versions": "cosmofields.versions",
     "simulate": "cosmofields.simulation",
     "spectra": "cosmofields.spectral",
     "sub_boxes": "cosmofields.boxes",
@@ -108,6 +109,7 @@ if TYPE_CHECKING:
     )
     from .store import open_store, verify, write_store
     from .two_point import clustering
+    from .versions import show_versions
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ PACKAGE = Path(cf.__file__).parent
 # A room imports from the rooms before it and from itself (a package such as kernels is one room).
 LAYERS = [
     "conventions",
+    "versions",
     "zoo",
     "lazy",
     "cosmology",

@@ -44,7 +44,7 @@ TOPICS = {
         "evaluate sub_boxes evaluate_sub_boxes combine scores_table format_table report"
     ),
     "Figures": "plotting.",
-    "Errors and cosmology": "CosmofieldsError Cosmology",
+    "Errors, cosmology, versions": "CosmofieldsError Cosmology show_versions",
 }
 KINDS = {"Dataset": DatasetRecon, "DataArray": DataArrayRecon}
 HEADER = "| function | `.recon` of | |\n|---|---|---|"

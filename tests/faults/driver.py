@@ -155,12 +155,13 @@ def kills(bench: Bench, n: int, rng: random.Random) -> dict[str, Tally]:
         tally = tallies[job]
         with tempfile.TemporaryDirectory(dir=bench.folder) as place:
             out = Path(place)
-            for attempt in range(1 + (rng.random() < 0.3)):
+            what = f"{job}, {i}"
+            for _ in range(1 + (rng.random() < 0.3)):
                 moment = rng.uniform(0.02, 1.0) * bench.seconds[job]
+                what += f", killed after {moment:.3f} s"
                 tally.faults += 1
-                status = bench.run(job, out, kill_after=moment)
-                tally.too_late += status == 0
-            bench.judge(job, out, tally, f"{job}, kill {i}.{attempt} after {moment:.3f} s")
+                tally.too_late += bench.run(job, out, kill_after=moment) == 0
+            bench.judge(job, out, tally, what)
     return tallies
 
 

@@ -14,13 +14,16 @@ further=(--learning-rate 1e-3 --ema-decay 0.995 --settle-steps 100)
 cf=${COSMOFIELDS:-cosmofields}
 
 default() {
-    local first=$out/default/first
+    local first=$out/default/first second=$out/default/second
     $cf train density "${boxes[@]}" --steps 3000 --settle-steps 600 --out "$first"
     $cf train velocity "${boxes[@]}" --steps 3500 --settle-steps 600 --out "$first"
-    mkdir -p "$out/default"
-    cp "$first"/density.{json,safetensors} "$out/default"
-    $cf train velocity "${boxes[@]}" "${further[@]}" --start "$first" --steps 1200 --settle-steps 300 --out "$out/default"
-    $cf train momentum "${boxes[@]}" --widths 16 32 64 --steps 700 --settle-steps 100 --ema-decay 0.99 --out "$out/default"
+    mkdir -p "$second"
+    cp "$first"/density.{json,safetensors} "$second"
+    $cf train velocity "${boxes[@]}" "${further[@]}" --start "$first" --steps 1200 --settle-steps 300 --out "$second"
+    $cf train momentum "${boxes[@]}" --widths 16 32 64 --steps 700 --settle-steps 100 --ema-decay 0.99 --out "$second"
+    $cf train density "${boxes[@]}" --learning-rate 1.5e-3 --ema-decay 0.997 --start "$first" --steps 1500 --settle-steps 200 --out "$out/default"
+    $cf train velocity "${boxes[@]}" "${further[@]}" --start "$second" --steps 500 --out "$out/default"
+    $cf train momentum "${boxes[@]}" --widths 16 32 64 --learning-rate 1e-3 --ema-decay 0.99 --start "$second" --steps 200 --settle-steps 100 --out "$out/default"
 }
 
 # Other halos: $1, and the options that say which.

@@ -150,6 +150,25 @@ def test_nothing_converted_nothing_said(written: Any) -> None:
     assert "converted" not in open_catalog(source, **options).attrs["source"]
 
 
+def test_the_folder_of_a_redshift_of_abacus(written: Any, tmp_path: Path) -> None:
+    source, _ = written("compaso")
+    (tmp_path / "z0.500").mkdir()
+    (tmp_path / "z0.500" / "halo_info").symlink_to(source)
+    (tmp_path / "z0.500" / "halo_rv_A").mkdir()
+    assert open_catalog(tmp_path / "z0.500").sizes["halo"] == 3000
+    with pytest.raises(StoreError, match=r"is one of 2 files.*1 are given.*halo_info_\*\.asdf'\)"):
+        open_catalog(source / "halo_info_000.asdf")
+
+
+def test_a_folder_of_two_catalogues(written: Any, tmp_path: Path) -> None:
+    for kind in ("csv", "npz"):
+        path, _ = written(kind)
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "snap.hdf5").write_bytes(written("gadget2")[0].read_bytes())
+    with pytest.raises(StoreError, match="files of several formats, hdf5, npz: name the files"):
+        open_catalog(tmp_path)
+
+
 # --- the command line ---
 
 

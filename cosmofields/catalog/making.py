@@ -73,8 +73,8 @@ def from_arrays(
     Raises
     ------
     CatalogError
-        For NaN or infinite values, positions outside the box, wrong shapes, masses that are not in
-        Msun/h, and arrays that carry a unit.
+        For NaN or infinite values, positions outside the box, wrong shapes, velocities that are not
+        in km/s, masses that are not in Msun/h, and arrays that carry a unit.
     MissingAttributeError
         If box size, redshift or cosmology is missing, or no such thing.
     MissingVariableError

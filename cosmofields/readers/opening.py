@@ -183,6 +183,8 @@ def _of_folder(folder: str) -> list[str]:
     """The folder itself if it is a store; else the files in it that are of one known format."""
     if recognise(folder):
         return [folder]
+    if (Path(folder) / "halo_info").is_dir():  # a redshift of AbacusSummit
+        folder = str(Path(folder) / "halo_info")
     inside = sorted(str(path) for path in Path(folder).iterdir() if path.is_file())
     kinds = {path: kind for path in inside if (kind := recognise(path))}
     # Beside the pieces of a catalogue there may lie a list of files, checksums or notes.

@@ -63,12 +63,19 @@ def test_other_widths_are_refused():
         start_from(model(), other)
 
 
+def test_a_bypass_that_the_other_has_not_is_refused():
+    # Four channels from one bin and a velocity; seven from four.
+    one, four = (build("residual", "density", n_bins=n_bins, widths=(4, 4)) for n_bins in (1, 4))
+    with pytest.raises(ModelMismatchError, match="do not fit"):
+        start_from(one, four)
+
+
 @QUIET
 @pytest.mark.slow
 def test_a_fit_begins_with_the_model_and_says_so(box_file, make_box, tmp_path):
     validation = [make_box(tmp_path / "other.h5", seed=2, role="validation")]
     settings = {
-        "options": {"widths": [4, 4]},
+        "options": {"widths": [6, 6]},
         "settle_steps": 0,
         "steps_per_epoch": 2,
         "crop": 16,

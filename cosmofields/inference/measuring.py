@@ -50,9 +50,10 @@ def calibrate(
         Tables of powers, errors and means are pooled over these; see
         :mod:`~cosmofields.calibration`.
     validation : paths of HDF5 boxes or Zarr stores
-        The errors are scaled so that 68 % of the cells of all of these lie within one of them: they
-        are smaller in boxes that the model was trained on.  The density is recalibrated only if
-        that lowers its error here.  What each box would say alone is kept beside, under ``by_box``.
+        The errors are scaled so that 68 % of the cells of all of these lie within one of them, or
+        of ``boxes`` and these if that makes them larger: a few boxes may be quiet.  The density is
+        recalibrated only if that lowers its error here.  What each box would say alone is kept
+        beside, under ``by_box``.
     symmetries : sequence of int
         One or two numbers of symmetries to run and measure; see :func:`predict`.
     los : {"x", "y", "z"}
@@ -105,7 +106,7 @@ def calibrate(
         own = "momentum" if "momentum" in cards else "velocity"
         for target, tables in sums.tables(momentum=own).items():
             cards[target]["calibration"] |= tables
-        _find_factors(pairs, validation)
+        _find_factors(pairs, boxes, validation)
         _say_by_box(pairs, validation)
     tables = {target: card["calibration"] for target, card in cards.items()}
     # Into what the cards hold by now.
@@ -236,19 +237,29 @@ def _density_scores(pairs: _Pairs, validation: Sequence[str | Path]) -> dict[str
     return {name: calibration.rounded(values) for name, values in means.items()}
 
 
-def _find_factors(pairs: _Pairs, validation: Sequence[str | Path]) -> None:
-    """Scale the errors so that 68 % of the cells of all validation boxes lie within them."""
-    ratios: dict[tuple[str, int], list[Any]] = {}
+def _find_factors(
+    pairs: _Pairs, boxes: Sequence[str | Path], validation: Sequence[str | Path]
+) -> None:
+    """Scale the errors so that 68 % of the cells of the validation boxes lie within them.
+
+    Or of all boxes, if that makes them larger.  A network that knows its boxes by heart errs less on them, and then validation decides.  One
+    that does not shows its errors there too, and more boxes scatter less.
+    """
+    ratios: dict[tuple[str, int], list[tuple[bool, Any]]] = {}
     by_box: dict[str, dict[str, list[float]]] = {}
-    for path in validation:
-        alone = by_box[Path(path).name] = {kind: [] for kind in KINDS}
+    judges = [str(path) for path in validation]
+    for path in dict.fromkeys((*judges, *map(str, boxes))):
+        alone: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        if path in judges:
+            by_box[Path(path).name] = alone
         for n, fields, true in pairs.of(path):
             for kind, ratio in _ratios(fields, true, pairs.cards, n).items():
-                ratios.setdefault((kind, n), []).append(ratio)
+                ratios.setdefault((kind, n), []).append((path in judges, ratio))
                 alone[kind].append(float(f"{_factor(kind, ratio):.4g}"))
     for (kind, n), some in ratios.items():
-        pooled = np.concatenate(some, axis=-1)
-        calibration.rescale(pairs.cards, kind, pairs.symmetries.index(n), _factor(kind, pooled))
+        pools = [ratio for judge, ratio in some if judge], [ratio for _, ratio in some]
+        factor = max(_factor(kind, np.concatenate(pool, axis=-1)) for pool in pools)
+        calibration.rescale(pairs.cards, kind, pairs.symmetries.index(n), factor)
     for target, kinds in (("density", KINDS[:1]), ("velocity", KINDS[1:])):
         found = pairs.cards[target]["calibration"]
         found["by_box"] = {

@@ -242,8 +242,9 @@ def _find_factors(
 ) -> None:
     """Scale the errors so that 68 % of the cells of the validation boxes lie within them.
 
-    Or of all boxes, if that makes them larger.  A network that knows its boxes by heart errs less on them, and then validation decides.  One
-    that does not shows its errors there too, and more boxes scatter less.
+    Or of all boxes, if that makes them larger.  A network that knows its boxes by heart errs less
+    on them, and then validation decides.  One that does not shows its errors there too, and more
+    boxes scatter less.
     """
     ratios: dict[tuple[str, int], list[tuple[bool, Any]]] = {}
     by_box: dict[str, dict[str, list[float]]] = {}

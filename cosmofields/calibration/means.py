@@ -140,9 +140,16 @@ class MeanMeasurement:
                 f"No bin of the predicted density, three an octave, has {FEWEST} cells: larger "
                 "boxes are needed for a calibration, or a better model"
             )
-        means = [sums[1, there] / sums[0, there] for sums in self.sums.values()]
+        # The few cells beyond the outer nodes count with those: the ratio there holds for them too.
+        first, last = np.flatnonzero(there)[[0, -1]]
+        groups = np.clip(np.arange(len(there)), first, last)
+        pooled = [
+            np.stack([np.bincount(groups, one, len(there)) for one in sums])[:, there]
+            for sums in self.sums.values()
+        ]
+        means = [sums[1] / sums[0] for sums in pooled]
         nodes = np.asarray(np.exp(np.log(means).mean(axis=0)), np.float64)
-        rows = [rounded(self._ratio(sums[:, there], nodes)) for sums in self.sums.values()]
+        rows = [rounded(self._ratio(sums, nodes)) for sums in pooled]
         return {"density": rounded(nodes), "ratio": rows}
 
     @staticmethod

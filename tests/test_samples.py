@@ -127,7 +127,7 @@ def test_two_files_of_one_name_are_two_boxes(
 def test_loaded_box_has_the_line_of_sight_last(box_file: Path, tmp_path: Path) -> None:
     density = build("residual", "density", widths=[4, 4, 4]).eval()
     bias = {"mass_bins": [2.0, 1.5, 1.2, 1.1]}
-    earlier = {"density": (density, {})}
+    earlier = {"density": (density, {"linear_bias": bias})}
     with h5py.File(box_file) as file:
         rho = file["fields/density"][:]
         momentum = file["fields/momentum"][:]
@@ -140,7 +140,8 @@ def test_loaded_box_has_the_line_of_sight_last(box_file: Path, tmp_path: Path) -
         # Linear velocity among the inputs points where the true one does.
         for linear, true in zip(inputs[5:], truth, strict=True):
             assert np.corrcoef(linear.ravel(), true.ravel())[0, 1] > 0.2
-        inputs, truth = load_box(store, "density")
+        inputs, truth = load_box(store, "density", bias=bias)
+        assert inputs.shape == (7, *rho.shape)
         np.testing.assert_allclose(truth[0], rho.transpose(order), rtol=1e-5)
 
 

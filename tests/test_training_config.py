@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,10 +110,10 @@ seed = 7
 
 
 def test_a_directory_called_like_a_model_that_ships(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    box_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.h5", "b.h5"):
-        (tmp_path / name).touch()
+        shutil.copy(box_file, tmp_path / name)
     (tmp_path / "default").mkdir()
     monkeypatch.chdir(tmp_path)
     seen = []

@@ -24,7 +24,8 @@ def scan_fits(path: str) -> Table:
     attrs: dict[str, dict[str, Any]] = {"": {}}
     parts = {}
     try:
-        with fits.open(path, memmap=True, lazy_load_hdus=False) as file:
+        # Opened here: of a damaged file astropy would leave its own open.
+        with open(path, "rb") as raw, fits.open(raw, memmap=True, lazy_load_hdus=False) as file:
             tables = [i for i, hdu in enumerate(file) if isinstance(hdu, fits.BinTableHDU)]
             for i in tables:
                 hdu = file[i]
@@ -64,7 +65,7 @@ def read_fits(part: Part, rows: slice) -> NDArray[Any]:
     fits = io_extra("astropy.io.fits", part.path)
     extension, name = part.where
     try:
-        with fits.open(part.path, memmap=True) as file:
+        with open(part.path, "rb") as raw, fits.open(raw, memmap=True) as file:
             values = file[extension].data[name][rows]
             # A copy in the byte order of the machine, since the map goes with the file.
             return np.array(values, dtype=values.dtype.newbyteorder("="))

@@ -144,7 +144,7 @@ class MeanMeasurement:
         first, last = np.flatnonzero(there)[[0, -1]]
         groups = np.clip(np.arange(len(there)), first, last)
         pooled = [
-            np.stack([np.bincount(groups, one, len(there)) for one in sums])[:, there]
+            np.asarray([np.bincount(groups, one, len(there))[there] for one in sums], np.float64)
             for sums in self.sums.values()
         ]
         means = [sums[1] / sums[0] for sums in pooled]

@@ -13,6 +13,7 @@ import xarray as xr
 from .catalog import row_dim
 from .conventions import (
     AXES,
+    FIELDS,
     CosmofieldsError,
     Grid,
     MissingVariableError,
@@ -72,9 +73,7 @@ def kinetic_sz(
     ------
     MissingAttributeError, MissingVariableError, DimensionError, NotPeriodicError
     """
-    field = variable(momentum, "momentum") if isinstance(momentum, xr.Dataset) else momentum
-    field = canonical(field, "component")
-    check_units(field, "momentum")
+    field = _field(momentum, "momentum")
     grid = periodic_grid(field, what="kinetic_sz")
     along = check_los(attribute(field, "los") if los is None else los)
     axis = AXES.index(along)
@@ -133,9 +132,7 @@ def t_web(
     """
     from .kernels import web
 
-    field = variable(density, "density") if isinstance(density, xr.Dataset) else density
-    field = canonical(field)
-    check_units(field, "density")
+    field = _field(density, "density")
     return _web([field.data], field, web.tidal, smoothing, threshold, "T-web", 1.0)
 
 
@@ -170,11 +167,17 @@ def v_web(
     """
     from .kernels import web
 
-    field = variable(velocity, "velocity") if isinstance(velocity, xr.Dataset) else velocity
-    field = canonical(field, "component")
-    check_units(field, "velocity")
+    field = _field(velocity, "velocity")
     rate = float(cosmology_of(field).aH(redshift_of(field)))
     return _web(list(field.data), field, web.shear, smoothing, threshold, "V-web", -1 / rate)
+
+
+def _field(obj: xr.DataArray | xr.Dataset, name: str) -> xr.DataArray:
+    """A registered field, by itself or in a Dataset, in the order of its dims and in its units."""
+    field = variable(obj, name) if isinstance(obj, xr.Dataset) else obj
+    field = canonical(field, *FIELDS[name].dims[:-3])
+    check_units(field, name)
+    return field
 
 
 def _web(

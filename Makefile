@@ -15,8 +15,8 @@ MODEL      ?= default
 BOXES      ?=
 VALIDATION ?=
 
-RUN_EXTRAS := train,plot
-DEV_EXTRAS := train,tune,plot,io,share,hpc,docs,dev
+RUN_EXTRAS := train,plot,shell
+DEV_EXTRAS := train,tune,plot,io,share,hpc,shell,docs,dev
 # What `make docs` builds
 DOCS ?= html
 

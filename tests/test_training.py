@@ -199,6 +199,23 @@ def test_another_configuration_is_refused(
         train(config("density", seed=1), [box_file], [validation_file], tmp_path, progress=False)
 
 
+@QUIET
+def test_auto_is_the_faster_precision_where_the_fit_began(
+    box_file: Path, validation_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = config("density", steps=1, settle_steps=0, steps_per_epoch=1, precision="auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def precision(out: str, *, amx: bool) -> str:
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+        card = train(short, [box_file], [validation_file], tmp_path / out, progress=False)
+        return json.loads(card.read_text())["training"]["config"]["precision"]
+
+    assert precision("without", amx=False) == "32-true"
+    assert precision("without", amx=True) == "32-true"  # resumed on another machine
+    assert precision("with", amx=True) == "bf16-mixed"
+
+
 def test_a_box_cannot_serve_as_both(box_file: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.h5"
     copy.write_bytes(box_file.read_bytes())

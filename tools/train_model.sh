@@ -9,7 +9,8 @@ set -euo pipefail
 
 name=${1:?"name a model: default, no-mass, sparse or paper"}
 out=${2:-models}
-boxes=(--boxes ${BOXES:?"BOXES=\"a.h5 b.h5\""} --validation ${VALIDATION:?"VALIDATION=c.h5"})
+# In the precision of the weights that ship.
+boxes=(--boxes ${BOXES:?"BOXES=\"a.h5 b.h5\""} --validation ${VALIDATION:?"VALIDATION=c.h5"} --precision bf16-mixed)
 further=(--learning-rate 1e-3 --ema-decay 0.995 --settle-steps 100)
 cf=${COSMOFIELDS:-cosmofields}
 

@@ -176,7 +176,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=int, help=what)
     parser.add_argument("--learning-rate", type=float, help="at its peak")
     parser.add_argument("--ema-decay", type=float, help="of the averaged weights")
-    parser.add_argument("--precision", choices=("bf16-mixed", "32-true"))
+    parser.add_argument("--precision", choices=("auto", "bf16-mixed", "32-true"))
 
 
 def _widths(text: str) -> list[int]:

@@ -51,7 +51,8 @@ class TrainingConfig:
     ema_decay : float
         Of the moving average of the weights, which is what gets saved.
     precision : str
-        Of Lightning's Trainer: ``"bf16-mixed"`` or ``"32-true"``.
+        Of Lightning's Trainer: ``"bf16-mixed"``, ``"32-true"``, or ``"auto"``, the faster of them
+        where the fit begins; the card says which.
     seed : int
     """
 
@@ -69,7 +70,7 @@ class TrainingConfig:
     margin: int = 6
     learning_rate: float = 2e-3
     ema_decay: float = 0.998
-    precision: str = "bf16-mixed"
+    precision: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ def train(
         run.
     """
     out = Path(out)
+    config = replace(config, precision=_precision(config, out))
     # Before the network is made: its first weights are drawn here.
     lightning.seed_everything(config.seed, verbose=False)
     fit = Fit(config)
@@ -171,6 +173,22 @@ def train(
         "scores": {},
     }
     return save_model(fit.model, card, out)
+
+
+def _precision(config: TrainingConfig, out: Path) -> str:
+    """What ``"auto"`` means here; a run that is resumed keeps what it began with.
+
+    Processors without AMX multiply bfloat16 no faster than float32, and convert it besides: a step
+    of the default density network takes 1.23 s instead of 0.83.
+    """
+    if config.precision != "auto":
+        return config.precision
+    with suppress(FileNotFoundError):
+        begun = json.loads((out / f"{config.target}-run.json").read_text())
+        return str(begun["config"]["precision"])
+    on_gpu = torch.cuda.is_available()
+    native = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if native else "32-true"
 
 
 def _machine(devices: int) -> str:

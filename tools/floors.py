@@ -47,4 +47,4 @@ def floors(instead: list[str], pyproject: Path = PYPROJECT) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(*floors(sys.argv[1:]), sep="\n")
+    sys.stdout.write("\n".join(floors(sys.argv[1:])) + "\n")

@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.metadata import version
+from types import FrameType
 from typing import Any
 
 from ..conventions import CosmofieldsError
-from . import fields, learning
+from . import fields, learning, models, shell, stores
 from .learning import TARGETS as TARGETS
 from .learning import run_of as run_of
+from .shared import EXIT_CODES
+
+_ABOUT = """
+Real-space dark-matter density, velocity and momentum fields from a redshift-space
+halo catalogue. Positions and lengths are in comoving Mpc/h, velocities in peculiar
+km/s, masses in Msun/h, number densities in (h/Mpc)^3; density is 1 + delta.
+"""
+_EXAMPLES = """
+examples:
+  cosmofields demo
+  cosmofields predict halos.h5 --out fields.zarr
+  cosmofields info fields.zarr
+  cosmofields VERB --help
+
+"""
 
 
 class _Verb(argparse.ArgumentParser):
@@ -33,28 +54,93 @@ class _Verb(argparse.ArgumentParser):
         return found, unknown
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, on which everything leaves as it does on Ctrl-C."""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cosmofields",
-        description="Dark-matter density and velocity fields from a redshift-space halo catalogue.",
+        description=_ABOUT.strip(),
+        epilog=_EXAMPLES.lstrip() + EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=version("cosmofields"))
+    parser.add_argument(
+        "--version", action="version", version=version("cosmofields"), help="print it and exit"
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Verb)
     fields.add_verbs(verbs)
+    stores.add_verbs(verbs)
+    models.add_verbs(verbs)
     learning.add_verbs(verbs)
+    shell.add_verbs(verbs, _parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; return the exit code: 0, 1 for a damaged store, 2 for what cannot be used."""
+    """Run a verb; return the exit code, as ``cosmofields --help`` lists them."""
     args = _parser().parse_args(argv)
     args.command = shlex.join(["cosmofields", *(sys.argv[1:] if argv is None else argv)])
     try:
-        code: int | None = args.run(args)
+        with _leaves_on_sigterm(), _plain_warnings(args.verb):
+            code: int = args.run(args) or 0
+            sys.stdout.flush()
+            return code
     except CosmofieldsError as error:
-        print(f"cosmofields {args.verb}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"cosmofields {args.verb}: interrupted", file=sys.stderr)
-        return 130
-    return code or 0
+        return _say(args, str(error), 2)
+    except BrokenPipeError:
+        # Whoever read it, such as `head`, has gone. Python would say so once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        # What the system refuses: no permission, a full disk.
+        return _say(args, str(error), 2)
+    except KeyboardInterrupt as interrupt:
+        left = args.goes_on(args) if args.goes_on else None
+        advice = f"{left}. To go on:\n  {args.command}" if left else "nothing of it is kept"
+        stopped = isinstance(interrupt, _Terminated)
+        code = _say(
+            args, f"{'terminated' if stopped else 'interrupted'}; {advice}", 130 + 13 * stopped
+        )
+        if argv is None:
+            # Threads would first finish what they have begun, and it would not be kept.
+            sys.stdout.flush()
+            os._exit(code)
+        return code
+
+
+def _say(args: argparse.Namespace, what: str, code: int) -> int:
+    print(f"cosmofields {args.verb}: {what}", file=sys.stderr, flush=True)
+    return code
+
+
+@contextmanager
+def _leaves_on_sigterm() -> Iterator[None]:
+    """Batch systems send it before they kill, and a job should leave as on Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what signals do
+        return
+
+    def leave(_signal: int, _frame: FrameType | None) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _plain_warnings(verb: str) -> Iterator[None]:
+    """Warnings in the words of an error, without the line of the source that warned."""
+
+    def plain(message: Warning | str, *_: Any) -> str:
+        return f"cosmofields {verb}: warning: {message}\n"
+
+    before = warnings.formatwarning
+    warnings.formatwarning = plain  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before

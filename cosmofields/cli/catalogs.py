@@ -7,40 +7,52 @@ from typing import Any
 
 import xarray as xr
 
-from .shared import cosmology, one_or_three
+from .shared import completed, cosmology, one_or_three
 
 
 def catalog_options(parser: argparse.ArgumentParser) -> None:
     """Add the files of a catalogue, and the options that :func:`open_catalog` takes of them."""
-    parser.add_argument(
+    group = parser.add_argument_group("the catalogue, where its files do not say it themselves")
+    completed(
+        parser.add_argument(
+            "catalog",
+            metavar="CATALOG",
+            nargs="+",
+            help="files of the halos, a folder of them, or a store: HDF5, Zarr, Gadget, SUBFIND, "
+            "Rockstar, AbacusSummit, Quijote, bigfile, FITS, Parquet, CSV, NPZ",
+        ),
         "catalog",
+    )
+    completed(
+        group.add_argument("--format", help="of the files (docs/formats.md); default: by contents"),
+        "format",
+    )
+    group.add_argument(
+        "--box-size",
+        metavar="L",
+        type=float,
         nargs="+",
-        help="files of the halos, a folder of them, or a store: HDF5, Zarr, Gadget, SUBFIND, "
-        "Rockstar, AbacusSummit, Quijote, bigfile, FITS, Parquet, CSV, NPZ",
+        help="one side or three, comoving Mpc/h; default: the file's",
     )
-    parser.add_argument("--format", help="of the files; default: by their contents")
-    parser.add_argument(
-        "--box-size", type=float, nargs="+", help="one side or three, Mpc/h; default: the file's"
-    )
-    parser.add_argument("--redshift", type=float, help="default: the file's own")
-    parser.add_argument(
+    group.add_argument("--redshift", metavar="Z", type=float, help="default: the file's own")
+    group.add_argument(
         "--cosmology",
         type=cosmology,
         metavar="KEY=VALUE,...",
         help="Omega_m, Omega_b, h, n_s, sigma8; default: the file's own",
     )
     for name in ("position", "velocity"):
-        parser.add_argument(
+        group.add_argument(
             f"--{name}",
             nargs="+",
             metavar="NAME",
             help="column of the file, or the three of x, y and z; default: by its usual name",
         )
-    parser.add_argument(
+    group.add_argument(
         "--mass", metavar="NAME", help="column of the file; default: by its usual name"
     )
-    parser.add_argument("--group", help="group of the file that holds the halos")
-    parser.add_argument(
+    group.add_argument("--group", metavar="NAME", help="group of the file that holds the halos")
+    group.add_argument(
         "--units",
         nargs="+",
         type=_unit,
@@ -48,8 +60,12 @@ def catalog_options(parser: argparse.ArgumentParser) -> None:
         help="what the columns hold, e.g. position=kpc/h 'mass=1e10 Msun/h'; default: by the "
         "format, or Mpc/h, km/s and Msun/h",
     )
-    parser.add_argument(
-        "--origin", type=float, nargs="+", help="corner of the box, Mpc/h (default: 0)"
+    group.add_argument(
+        "--origin",
+        metavar="X",
+        type=float,
+        nargs="+",
+        help="corner of the box, Mpc/h, one or three (default: 0)",
     )
 
 

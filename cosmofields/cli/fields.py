@@ -1,53 +1,199 @@
-"""Verbs on fields: demo, evaluate, info, predict, verify."""
+"""Verbs that make fields and measure them: demo, predict, evaluate."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from ..conventions import AXES, CosmofieldsError
-from ..zoo import is_model
 from .catalogs import catalog_of, catalog_options
-from .shared import MODEL, Verbs, check_inputs, client, one_or_three, storage_options
+from .shared import (
+    LOS,
+    Verbs,
+    add_verb,
+    check_inputs,
+    client,
+    completed,
+    dask_options,
+    json_option,
+    model_option,
+    one_or_three,
+    print_json,
+)
 
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the parsers of these verbs."""
-    demo = verbs.add_parser(
-        "demo",
-        help="reconstruct a simulated box and score it",
-        description="Take the halos of a simulated box that the model is for to redshift space, "
-        "reconstruct density and velocity by linear theory and by the networks, and report on them "
-        "against the truth.",
-    )
-    demo.add_argument(
-        "--out", default="demo-output", help="directory to write (default: %(default)s)"
-    )
-    demo.add_argument("--box", help="HDF5 box; default: the sample in the package")
-    demo.add_argument("--los", choices=AXES, default="z", help="line of sight (default: z)")
-    demo.add_argument("--model", default="default", help=f"{MODEL} (default: %(default)s)")
-    demo.set_defaults(run=_demo)
+    _add_demo(verbs)
+    _add_predict(verbs)
+    _add_evaluate(verbs)
 
-    evaluate = verbs.add_parser(
+
+def _add_demo(verbs: Verbs) -> None:
+    demo = add_verb(
+        verbs,
+        "demo",
+        _demo,
+        summary="reconstruct a simulated box and score it: a first look",
+        about="""
+Take the halos of a simulated box to redshift space, reconstruct density,
+velocity (km/s) and momentum (km/s) by linear theory and by the networks, and
+report on them against the truth. Without --box: the sample in the package,
+about a minute.
+
+in:   nothing, or an HDF5 box or a store of `simulate`
+out:  a directory: report/report.html, scores.json, scores.txt, demo.zarr
+""",
+        examples=("demo", "demo --box box_105.h5 --los x --out demo-x"),
+        python="cosmofields.demo.demo('demo-output')",
+    )
+    completed(
+        demo.add_argument(
+            "--out",
+            metavar="DIR",
+            default="demo-output",
+            help="directory to write (default: %(default)s)",
+        ),
+        "directory",
+    )
+    completed(
+        demo.add_argument(
+            "--box",
+            metavar="BOX",
+            help="HDF5 box, or store of `simulate`; default: the sample in the package",
+        ),
+        "box",
+    )
+    demo.add_argument("--los", choices=AXES, default="z", help=f"{LOS} (default: z)")
+    model_option(demo)
+
+
+def _add_predict(verbs: Verbs) -> None:
+    predict = add_verb(
+        verbs,
+        "predict",
+        _predict,
+        summary="reconstruct a catalogue into a store: density, velocity, momentum",
+        about="""
+Real-space density, velocity and momentum of the matter, from the halos of a
+catalogue in redshift space. It prints its plan and works in stages (paint,
+linear theory, density network, velocity network), each on disk as it is made:
+the same command goes on with a run that was stopped.
+
+in:   halos in a periodic box: positions (comoving Mpc/h), masses (Msun/h), and
+      peculiar velocities (km/s), by which positions are shifted along --los; or
+      --redshift-space for positions that are shifted already
+out:  a Zarr store of the groups halos, observed, linear, reconstructed:
+      density = 1 + delta, velocity and momentum in km/s
+""",
+        examples=(
+            "predict halos.h5 --out fields.zarr",
+            "predict halos.csv --box-size 300 --redshift 0.59 --out fields.zarr \\\n"
+            "    --cosmology Omega_m=0.268,Omega_b=0.0445,h=0.71,n_s=0.968,sigma8=0.83",
+            "predict shifted.csv --redshift-space --los z --model no-mass \\\n"
+            "    --number-density 3e-3 --out fields.zarr",
+        ),
+        python="cosmofields.open_catalog(...).recon.to_redshift_space('z')"
+        ".recon.reconstruct('fields.zarr')",
+        goes_on=lambda args: f"what was done is kept in {args.out}",
+    )
+    catalog_options(predict)
+    completed(
+        predict.add_argument("--out", required=True, metavar="STORE", help="Zarr store to write"),
+        "store",
+    )
+    seen = predict.add_argument_group("how it is observed")
+    seen.add_argument("--los", choices=AXES, help=f"{LOS} (default: the catalogue's own, or z)")
+    seen.add_argument(
+        "--redshift-space",
+        action="store_true",
+        help="positions are in redshift space, though the catalogue does not say so; default: "
+        "shift them by their velocity",
+    )
+    seen.add_argument(
+        "--n-grid",
+        metavar="N",
+        type=int,
+        nargs="+",
+        help="cells, one side or three; default: what gives the cells of the model, 2.34 Mpc/h",
+    )
+    seen.add_argument(
+        "--number-density",
+        type=float,
+        nargs="+",
+        metavar="N",
+        help="of the mass bins, cumulative, (h/Mpc)^3; default: by the model",
+    )
+    networks = predict.add_argument_group("the networks")
+    model_option(networks, also="; it says which halos are taken and how they weigh")
+    networks.add_argument(
+        "--symmetries",
+        metavar="N",
+        type=int,
+        default=1,
+        help="of the line of sight to average over: 1, 2, 4, 8 or 16; 8 take 2 %% off the error "
+        "(default: %(default)s)",
+    )
+    networks.add_argument(
+        "--restore-power",
+        action="store_true",
+        help="also write fields with the power of the true ones, for spectra",
+    )
+    networks.add_argument(
+        "--uncertainty", action="store_true", help="also write the standard deviation of each cell"
+    )
+    networks.add_argument(
+        "--allow-mismatch",
+        action="store_true",
+        help="use the model on a box that it was not trained for: see `cosmofields info MODEL`",
+    )
+    machine = predict.add_argument_group("the machine")
+    machine.add_argument(
+        "--memory", metavar="BYTES", help="of one process, e.g. '6 GB'; default: half of the free"
+    )
+    machine.add_argument(
+        "--device", metavar="{auto,cpu,cuda}", default="auto", help="(default: auto)"
+    )
+    machine.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of the networks (default: %(default)s)",
+    )
+    dask_options(machine)
+
+
+def _add_evaluate(verbs: Verbs) -> None:
+    evaluate = add_verb(
+        verbs,
         "evaluate",
-        help="report on a reconstruction: scores, spectra, figures, one page",
-        description="Measure predicted fields against the true ones, and write every statistic and "
-        "figure of the paper into a directory: report.html, tables (CSV, LaTeX), figures (PNG, "
-        "PDF), results.zarr. Groups `linear`, `observed`, `halos` (in redshift space) and "
-        "`halos_true` beside PREDICTED or TRUE are used where they are.",
+        _evaluate,
+        summary="report on a reconstruction: scores, spectra, figures, one page",
+        about="""
+Measure predicted fields against the true ones on the same grid, and write every
+statistic and figure of the paper. Groups `linear`, `observed`, `halos` (in
+redshift space) and `halos_true` beside PREDICTED or TRUE are used where they
+are.
+
+in:   density (1 + delta), velocity, momentum (km/s) of both, as `predict` writes
+out:  a directory: report.html, tables (CSV, LaTeX), figures (PNG, PDF),
+      results.zarr
+""",
+        examples=(
+            "evaluate fields.zarr box_105.h5 --out report",
+            "evaluate fields.zarr box_105.h5 --out report --sub-boxes 150 --json > scores.json",
+        ),
+        python="cosmofields.report(predicted, true, 'report')",
     )
-    evaluate.add_argument(
-        "predicted",
-        metavar="PREDICTED",
-        help="Zarr store, or STORE/GROUP; of a store with groups `reconstructed`",
+    for name, what in (
+        ("predicted", "Zarr store, or STORE/GROUP; of a store with groups `reconstructed`"),
+        ("true", "Zarr store, STORE/GROUP, or an HDF5 box; of a store with groups `true`"),
+    ):
+        completed(evaluate.add_argument(name, metavar=name.upper(), help=what), "box")
+    completed(
+        evaluate.add_argument("--out", required=True, metavar="DIR", help="directory to write"),
+        "directory",
     )
-    evaluate.add_argument(
-        "true",
-        metavar="TRUE",
-        help="Zarr store, STORE/GROUP, or an HDF5 box; of a store with groups `true`",
-    )
-    evaluate.add_argument("--out", required=True, metavar="DIR", help="directory of the report")
     evaluate.add_argument("--label", help="name of the prediction (default: that of its group)")
     for name, what in (
         ("linear", "another reconstruction to compare with"),
@@ -55,7 +201,7 @@ def add_verbs(verbs: Verbs) -> None:
         ("halos", "tracers in redshift space"),
         ("halos-true", "the same tracers in real space"),
     ):
-        evaluate.add_argument(f"--{name}", metavar="STORE", help=what)
+        completed(evaluate.add_argument(f"--{name}", metavar="STORE", help=what), "store")
     evaluate.add_argument(
         "--sub-boxes",
         type=float,
@@ -64,99 +210,20 @@ def add_verbs(verbs: Verbs) -> None:
         help="cut boxes of this side (one or three, Mpc/h) for the scatter from box to box",
     )
     evaluate.add_argument(
-        "--stride", type=float, nargs="+", help="from one sub-box to the next (default: SIDE)"
-    )
-    evaluate.add_argument(
-        "--training", metavar="DIR", help="folder that training logged to, for its curves"
-    )
-    evaluate.add_argument("--title", help="of the page")
-    evaluate.set_defaults(run=_evaluate)
-
-    info = verbs.add_parser(
-        "info",
-        help="say what a store holds, or what a model is",
-        description="Groups, fields, box, units, provenance of a Zarr store; whether it is whole. "
-        "Of a model: what it is for, what it was trained on and how, what it scores.",
-    )
-    info.add_argument(
-        "store", metavar="STORE|MODEL", help=f"path or URL of a Zarr store; or a model, {MODEL}"
-    )
-    storage_options(info)
-    info.set_defaults(run=_info)
-
-    predict = verbs.add_parser(
-        "predict",
-        help="reconstruct a catalogue into a store",
-        description="Density, velocity and momentum from the halos of a catalogue, in stages, into "
-        "a Zarr store. The same command goes on with a run that was stopped.",
-    )
-    catalog_options(predict)
-    predict.add_argument("--out", required=True, metavar="STORE", help="Zarr store to write")
-    predict.add_argument(
-        "--los", choices=AXES, help="line of sight (default: the catalogue's own, or z)"
-    )
-    predict.add_argument(
-        "--redshift-space",
-        action="store_true",
-        help="positions are in redshift space, though the catalogue does not say so; default: "
-        "shift them by their velocity",
-    )
-    predict.add_argument(
-        "--n-grid", type=int, nargs="+", help="cells, one side or three; default: by the model"
-    )
-    predict.add_argument(
-        "--model",
-        default="default",
-        help=f"{MODEL} (default: %(default)s); it says which halos are taken and how they weigh",
-    )
-    predict.add_argument(
-        "--number-density",
+        "--stride",
+        metavar="D",
         type=float,
         nargs="+",
-        metavar="N",
-        help="of the mass bins, cumulative, (h/Mpc)^3; default: by the model",
+        help="from one sub-box to the next, Mpc/h (default: SIDE)",
     )
-    predict.add_argument("--memory", help="of one process, e.g. '6 GB'; default: half of the free")
-    predict.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    predict.add_argument(
-        "--precision",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="of the networks (default: %(default)s)",
+    completed(
+        evaluate.add_argument(
+            "--training", metavar="DIR", help="folder that training logged to, for its curves"
+        ),
+        "directory",
     )
-    predict.add_argument(
-        "--symmetries",
-        type=int,
-        default=1,
-        help="of the line of sight to average over: 1, 2, 4, 8 or 16 (default: %(default)s)",
-    )
-    predict.add_argument(
-        "--restore-power",
-        action="store_true",
-        help="also write fields with the power of the true ones, for spectra",
-    )
-    predict.add_argument(
-        "--uncertainty", action="store_true", help="also write the standard deviation of each cell"
-    )
-    predict.add_argument("--allow-mismatch", action="store_true", help="overrule the model's card")
-    predict.add_argument(
-        "--scheduler",
-        help="address of a Dask scheduler, or the file that it wrote; default: local threads",
-    )
-    predict.add_argument(
-        "--workers", type=int, default=1, help="of the scheduler's, to wait for (default: 1)"
-    )
-    predict.set_defaults(run=_predict)
-
-    verify = verbs.add_parser(
-        "verify",
-        help="read every chunk of a store, and name what is damaged",
-        description="Read a Zarr store from end to end: each chunk has to be there, to have the "
-        "bits that its checksum says, and to be of its size. Exit code 1 if something is wrong.",
-    )
-    verify.add_argument("store", metavar="STORE", help="path or URL of a Zarr store")
-    storage_options(verify)
-    verify.set_defaults(run=_verify)
+    evaluate.add_argument("--title", help="of the page")
+    json_option(evaluate, "the path of the page and the scores")
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -189,7 +256,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         from ..plotting import open_curves
 
         given["training"] = open_curves(args.training)
-    report(
+    tree = report(
         **given,
         out=out,
         sub_boxes=one_or_three(args.sub_boxes),
@@ -198,28 +265,17 @@ def _evaluate(args: argparse.Namespace) -> None:
         command=args.command,
         console=Console(stderr=True),
     )
-    print(out / PAGE)
-
-
-def _info(args: argparse.Namespace) -> None:
-    if is_model(args.store):
-        from ..scoring import describe_model
-
-        print(describe_model(args.store), end="")
+    if not args.json:
+        print(out / PAGE)
         return
-    from ..store import describe
+    from ..evaluation import scores_table
 
-    print(describe(args.store, storage_options=dict(args.option)), end="")
-
-
-def _verify(args: argparse.Namespace) -> int:
-    from ..store import verify
-
-    damages = verify(args.store, storage_options=dict(args.option), progress=sys.stderr.isatty())
-    for damage in damages:
-        print(damage)
-    print(f"{args.store}: {len(damages)} damaged" if damages else f"{args.store}: sound")
-    return 1 if damages else 0
+    results = {
+        node.attrs["label"]: node.to_dataset()
+        for node in tree.children.values()
+        if "field" in node.dims and "label" in node.attrs
+    }
+    print_json({"report": out / PAGE, "scores": scores_table(results)})
 
 
 def _predict(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Verbs on models and what they learn from: simulate, train, tune, calibrate, score, models."""
+"""Verbs that make what models learn from, and models: simulate, train, tune."""
 
 from __future__ import annotations
 
@@ -6,36 +6,70 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..conventions import AXES, CosmofieldsError
-from .shared import MODEL, Verbs, check_inputs, client, cosmology
+from ..conventions import CosmofieldsError
+from ..zoo import TARGETS as TARGETS
+from .shared import MODEL, Verbs, add_verb, check_inputs, client, completed, cosmology, dask_options
 
 if TYPE_CHECKING:
     from ..training import TrainingRun
 
-TARGETS = ("density", "velocity", "momentum")
-
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the parsers of these verbs."""
-    simulate = verbs.add_parser(
+    _add_simulate(verbs)
+    _add_train(verbs)
+    _add_tune(verbs)
+
+
+def _add_simulate(verbs: Verbs) -> None:
+    simulate = add_verb(
+        verbs,
         "simulate",
-        help="make a training box: a particle-mesh run, its halos, its true fields",
-        description="Simulate a periodic box of dark matter into a Zarr store that `train`, "
-        "`evaluate` and `demo --box` read. The same command goes on with a run that was stopped.",
+        _simulate,
+        summary="make a training box: a particle-mesh run, its halos, its true fields",
+        about="""
+Simulate a periodic box of dark matter: 2LPT initial conditions from a linear
+spectrum of CAMB, a particle-mesh run, friends-of-friends halos, and the true
+fields on the grid. The same command goes on with a run that was stopped.
+
+in:   a seed
+out:  a Zarr store of the groups halos (Mpc/h, km/s, Msun/h) and true (density =
+      1 + delta, velocity and momentum in km/s), which `train`, `evaluate` and
+      `demo --box` read
+""",
+        examples=(
+            "simulate box_7.zarr --seed 7",
+            "simulate small.zarr --seed 1 --box-size 75 --n-particles 80 --role validation",
+        ),
+        python="cosmofields.simulate('box_7.zarr', seed=7)",
+        goes_on=lambda args: f"what was done is kept in {args.store}",
     )
-    simulate.add_argument("store", metavar="STORE", help="Zarr store to write")
-    simulate.add_argument("--seed", type=int, required=True, help="of the initial conditions")
+    completed(simulate.add_argument("store", metavar="STORE", help="Zarr store to write"), "store")
     simulate.add_argument(
-        "--box-size", type=float, default=300.0, help="side, Mpc/h (default: %(default)s)"
+        "--seed", metavar="N", type=int, required=True, help="of the initial conditions"
     )
     simulate.add_argument(
-        "--n-particles", type=int, default=320, help="a side (default: %(default)s)"
+        "--box-size",
+        metavar="L",
+        type=float,
+        default=300.0,
+        help="side, Mpc/h (default: %(default)s)",
     )
-    simulate.add_argument("--n-mesh", type=int, help="cells a side of the force (default: 1.6 x)")
     simulate.add_argument(
-        "--n-grid", type=int, help="cells a side of the true fields (default: of 2.34 Mpc/h)"
+        "--n-particles", metavar="N", type=int, default=320, help="a side (default: %(default)s)"
     )
-    simulate.add_argument("--redshift", type=float, default=0.59, help="(default: %(default)s)")
+    simulate.add_argument(
+        "--n-mesh", metavar="N", type=int, help="cells a side of the force (default: 1.6 x)"
+    )
+    simulate.add_argument(
+        "--n-grid",
+        metavar="N",
+        type=int,
+        help="cells a side of the true fields (default: of 2.34 Mpc/h)",
+    )
+    simulate.add_argument(
+        "--redshift", metavar="Z", type=float, default=0.59, help="(default: %(default)s)"
+    )
     simulate.add_argument(
         "--cosmology",
         type=cosmology,
@@ -48,135 +82,161 @@ def add_verbs(verbs: Verbs) -> None:
         default="training",
         help="what the box may be used for (default: %(default)s)",
     )
-    simulate.add_argument("--steps", type=int, default=30, help="of time (default: %(default)s)")
-    simulate.set_defaults(run=_simulate)
+    simulate.add_argument(
+        "--n-steps", metavar="N", type=int, default=30, help="of time (default: %(default)s)"
+    )
 
-    train = verbs.add_parser(
+
+def _add_train(verbs: Verbs) -> None:
+    train = add_verb(
+        verbs,
         "train",
-        help="train one of the networks",
-        description="Train a density network, then a velocity network that sees its predictions, "
-        "then perhaps a momentum network that sees both. The same command resumes a run that was "
-        "stopped, or killed. Options overrule the file; those that neither gives have the values "
-        "of docs/training.md.",
+        _train,
+        summary="train one of the networks",
+        about="""
+Train a density network, then a velocity network that sees its predictions, then
+perhaps a momentum network that sees both. The same command goes on with a run
+that was stopped, or killed, from its last epoch. Options overrule the file;
+those that neither gives have the values of docs/training.md.
+
+in:   boxes with halos and true fields: HDF5, or stores of `simulate`
+out:  a directory: TARGET.safetensors and TARGET.json (the model; `predict
+      --model DIR` uses it), the checkpoint, the learning curve
+""",
+        examples=(
+            "train docs/examples/density.toml",
+            "train density --boxes a.h5 b.h5 --validation c.h5 --out mine",
+            "train velocity --boxes a.h5 b.h5 --validation c.h5 --start default --steps 800 "
+            "--out mine",
+        ),
+        python="cosmofields.training.train(TrainingConfig('density'), boxes, validation, 'mine')",
+        goes_on=lambda args: f"the last whole epoch is kept in {args.out or 'its directory'}",
     )
     _training_options(train)
-    train.add_argument("--out", help="directory to write (default: models)")
+    completed(
+        train.add_argument("--out", metavar="DIR", help="to write (default: models)"), "directory"
+    )
+    completed(
+        train.add_argument(
+            "--start",
+            metavar="MODEL",
+            help=f"begin with the weights of this one: {MODEL} (default: random)",
+        ),
+        "model",
+    )
+    train.add_argument("--workers", metavar="N", type=int, help="processes that make crops")
     train.add_argument(
-        "--start",
-        metavar="MODEL",
-        help=f"begin with the weights of this one: {MODEL} (default: random)",
+        "--devices", metavar="N", type=int, help="GPUs, or processes, that share each batch"
     )
-    train.add_argument("--workers", type=int, help="processes that make crops")
-    train.add_argument("--devices", type=int, help="GPUs, or processes, that share each batch")
-    train.set_defaults(run=_train)
 
-    tune = verbs.add_parser(
+
+def _add_tune(verbs: Verbs) -> None:
+    tune = add_verb(
+        verbs,
         "tune",
-        help="search for the settings of a fit",
-        description="Optuna's TPE over the paper's five: learning rate, dropout, number of boxes, "
-        "widths, batch size. What `train` takes is where the search starts; the options in the "
-        "plural say what is searched. The same command goes on with a study that was stopped, or "
-        "killed.",
+        _tune,
+        summary="search for the settings of a fit",
+        about="""
+Optuna's TPE over the paper's five: learning rate, dropout, number of boxes,
+widths, batch size. What `train` takes is where the search starts; the options in
+the plural say what is searched. The same command goes on with a study that was
+stopped, or killed.
+
+in:   as `train`
+out:  a directory: best.toml, which `train` reads, the table of the trials, figures
+""",
+        examples=(
+            "tune docs/examples/density.toml --out tuning --trials 20",
+            "tune density --boxes a.h5 b.h5 --validation c.h5 --out tuning \\\n"
+            "    --learning-rates 1e-4 1e-2 --width-choices 8-32-64 16-64-128",
+        ),
+        python="cosmofields.tuning.tune(TrainingConfig('density'), boxes, validation, 'tuning')",
+        goes_on=lambda args: f"the trials that were finished are kept in {args.out}",
     )
+    tune.set_defaults(devices=None, start=None)
     _training_options(tune)
-    tune.add_argument("--out", required=True, metavar="DIR", help="directory of the study")
-    tune.add_argument("--trials", type=int, default=20, help="settings in all (default: 20)")
-    tune.add_argument(
-        "--repeats", type=int, default=5, help="fits of one that is not pruned (default: 5)"
+    completed(
+        tune.add_argument("--out", required=True, metavar="DIR", help="directory of the study"),
+        "directory",
     )
-    for name, kind in (("learning-rates", float), ("dropouts", float), ("box-numbers", int)):
-        tune.add_argument(f"--{name}", type=kind, nargs=2, metavar=("LOW", "HIGH"))
+    tune.add_argument(
+        "--trials", metavar="N", type=int, default=20, help="settings in all (default: 20)"
+    )
+    tune.add_argument(
+        "--repeats",
+        metavar="N",
+        type=int,
+        default=5,
+        help="fits of one that is not pruned (default: 5)",
+    )
+    for name, kind, what in (
+        ("learning-rates", float, "from which to which"),
+        ("dropouts", float, "from which to which, of the paper's architecture"),
+        ("box-numbers", int, "of training boxes, from how many to how many"),
+    ):
+        tune.add_argument(f"--{name}", type=kind, nargs=2, metavar=("LOW", "HIGH"), help=what)
     tune.add_argument(
         "--width-choices", nargs="+", type=_widths, metavar="N-N-N", help="e.g. 8-32-64 16-64-128"
     )
-    tune.add_argument("--batch-sizes", nargs="+", type=int, metavar="N")
     tune.add_argument(
-        "--scheduler",
-        help="address of a Dask scheduler, or the file that it wrote; default: one after the other",
+        "--batch-sizes", nargs="+", type=int, metavar="N", help="crops a step to choose from"
     )
-    tune.add_argument(
-        "--workers", type=int, default=1, help="of the scheduler's, to wait for (default: 1)"
-    )
-    tune.set_defaults(run=_tune, devices=None, start=None)
-
-    calibrate = verbs.add_parser(
-        "calibrate",
-        help="measure a model's power and errors, and keep them in its cards",
-        description="Run the models over boxes with known truth: how much power their fields lack "
-        "by scale, and how wrong a cell is; `predict` restores and reports it.",
-    )
-    calibrate.add_argument("--model", default="default", help=f"{MODEL} (default: %(default)s)")
-    calibrate.add_argument("--boxes", nargs="+", required=True, help="boxes to measure")
-    calibrate.add_argument(
-        "--validation", nargs="+", required=True, help="boxes to scale errors by"
-    )
-    calibrate.add_argument("--symmetries", nargs="+", type=int, default=[1, 8])
-    calibrate.add_argument("--los", choices=AXES, default="z", help="line of sight (default: z)")
-    calibrate.set_defaults(run=_calibrate)
-
-    score = verbs.add_parser(
-        "score",
-        help="score a model on boxes with known truth",
-        description="Run the models over boxes with known truth, linear theory beside them; print "
-        "every score that docs/scores.md shows. Those of a model in a directory go into its cards, "
-        "a box at a time; the cards of a model that ships are left alone.",
-    )
-    score.add_argument("--model", default="default", help=f"{MODEL} (default: %(default)s)")
-    score.add_argument("--boxes", nargs="+", required=True, help="boxes to score on")
-    score.add_argument("--symmetries", type=int, default=1, help="(default: %(default)s)")
-    score.add_argument("--los", choices=AXES, default="z", help="line of sight (default: z)")
-    score.add_argument(
-        "--out", metavar="FILE", help="write the scores here, a box at a time, not into the cards"
-    )
-    score.add_argument(
-        "--write",
-        action="store_true",
-        help="into the cards whatever the model is, and also with --out",
-    )
-    score.set_defaults(run=_score)
-
-    listed = verbs.add_parser(
-        "models",
-        help="the models that ship: what each is for, and what it scores",
-        description="The models that ship. `cosmofields info MODEL` has more of each.",
-    )
-    listed.set_defaults(run=_models)
+    dask_options(tune)
 
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "config",
-        metavar="CONFIG|TARGET",
-        help="TOML file (docs/examples); or density, velocity or momentum, and all as options",
+    completed(
+        parser.add_argument(
+            "config",
+            metavar="CONFIG|TARGET",
+            help="TOML file (docs/examples); or density, velocity or momentum, and all as options",
+        ),
+        "configuration",
     )
     parser.add_argument("--target", choices=TARGETS, help="of a file: train this one instead")
-    parser.add_argument("--boxes", nargs="+", help="boxes to train on: HDF5, or stores of simulate")
-    parser.add_argument("--validation", nargs="+", help="boxes to choose by")
-    parser.add_argument(
-        "--density-model",
-        help=f"of the earlier steps: {MODEL} (default: --out)",
+    for name, what in (
+        ("boxes", "boxes to train on: HDF5, or stores of `simulate`"),
+        ("validation", "boxes to choose by"),
+    ):
+        completed(parser.add_argument(f"--{name}", metavar="BOX", nargs="+", help=what), "box")
+    completed(
+        parser.add_argument(
+            "--density-model",
+            metavar="MODEL",
+            help=f"of the earlier steps: {MODEL} (default: --out)",
+        ),
+        "model",
     )
-    parser.add_argument(
-        "--number-density", nargs="+", type=float, help="of the mass bins, cumulative, (h/Mpc)^3"
+    fit = parser.add_argument_group("the fit")
+    fit.add_argument(
+        "--number-density",
+        metavar="N",
+        nargs="+",
+        type=float,
+        help="of the mass bins, cumulative, (h/Mpc)^3",
     )
-    parser.add_argument("--weighting", choices=("mass", "bin", "number"), help="what a halo counts")
-    parser.add_argument("--architecture", choices=("residual", "paper"))
-    parser.add_argument("--widths", nargs="+", type=int, help="channels of each level")
-    parser.add_argument("--dropout", type=float, help="of the paper's architecture")
+    fit.add_argument("--weighting", choices=("mass", "bin", "number"), help="what a halo counts")
+    fit.add_argument(
+        "--architecture", choices=("residual", "paper"), help="of the network (docs/models.md)"
+    )
+    fit.add_argument("--widths", metavar="N", nargs="+", type=int, help="channels of each level")
+    fit.add_argument("--dropout", metavar="P", type=float, help="of the paper's architecture")
     for name, what in (
         ("steps", "of the optimiser, in the main phase"),
         ("settle-steps", "after these, with the batch norm held fixed"),
-        ("steps-per-epoch", "between two validations"),
+        ("steps-per-epoch", "between two validations, each with a checkpoint"),
         ("patience", "epochs without a lower validation loss that end the main phase"),
         ("batch-size", "crops a step"),
         ("crop", "cells a side"),
         ("margin", "outer cells of a crop, left out of the loss"),
         ("seed", "of weights and crops"),
     ):
-        parser.add_argument(f"--{name}", type=int, help=what)
-    parser.add_argument("--learning-rate", type=float, help="at its peak")
-    parser.add_argument("--ema-decay", type=float, help="of the averaged weights")
-    parser.add_argument("--precision", choices=("auto", "bf16-mixed", "32-true"))
+        fit.add_argument(f"--{name}", metavar="N", type=int, help=what)
+    fit.add_argument("--learning-rate", metavar="X", type=float, help="at its peak")
+    fit.add_argument("--ema-decay", metavar="X", type=float, help="of the averaged weights")
+    fit.add_argument(
+        "--precision", choices=("auto", "bf16-mixed", "32-true"), help="of the arithmetic"
+    )
 
 
 def _widths(text: str) -> list[int]:
@@ -200,7 +260,7 @@ def _simulate(args: argparse.Namespace) -> None:
         n_grid=args.n_grid,
         redshift=args.redshift,
         role=args.role,
-        n_steps=args.steps,
+        n_steps=args.n_steps,
         **given,
     )
     print(args.store)
@@ -266,55 +326,3 @@ def _tune(args: argparse.Namespace) -> None:
     done = table.drop_vars(["reason", "seconds"]).to_dataframe().sort_values("loss")
     print(done.to_string(float_format="%.4g"))
     print(Path(args.out) / "best.toml")
-
-
-def _calibrate(args: argparse.Namespace) -> None:
-    check_inputs(*args.boxes, *args.validation, model=args.model)
-    from ..inference import calibrate
-
-    calibrate(
-        args.model,
-        args.boxes,
-        args.validation,
-        symmetries=args.symmetries,
-        los=args.los,
-        progress=True,
-    )
-
-
-def _score(args: argparse.Namespace) -> None:
-    check_inputs(*args.boxes, model=args.model)
-    from ..scoring import EQ2, FILTERED, NETWORK, ROWS, score
-
-    found = score(
-        args.model,
-        args.boxes,
-        los=args.los,
-        symmetries=args.symmetries,
-        progress=True,
-        # What is not asked for is left to the model: a directory's cards get its scores.
-        write=args.write or None,
-        out=args.out,
-    )
-    columns = (NETWORK, FILTERED, EQ2)
-    for box, scores in found["boxes"].items():
-        print(f"\n{box:56}" + "".join(f"{column:>24}" for column in columns))
-        for row in ROWS:
-            values = [row.of(scores[column]) for column in columns]
-            texts = [", ".join(f"{v:.4g}" for v in each) or "-" for each in values]
-            print(f"{row.label:56}" + "".join(f"{text:>24}" for text in texts))
-
-
-def _models(args: argparse.Namespace) -> None:
-    from ..scoring import headlines, models
-
-    for model in models():
-        densities = " ".join(f"{n:g}" for n in model["number_density"])
-        print(
-            f"{model['name']}: for {model['purpose']}\n"
-            f"  makes {', '.join(model['targets'])}; halos of {densities} (h/Mpc)^3 by "
-            f"{model['weighting']}, z = {model['redshift']:g}, cells of {model['cell_size']:.4g} "
-            f"Mpc/h; {model['megabytes']} MB"
-        )
-        for line in headlines(model["scores"]):
-            print(f"  {line}")

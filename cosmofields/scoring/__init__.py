@@ -5,7 +5,7 @@ power-restored ones (:mod:`cosmofields.calibration`).  Linear theory from the sa
 beside the networks: Wiener-filtered by mass bin, and as eq. 2 of Xiao et al. 2024 has it.
 """
 
-from .cards import describe_model, gather, headlines, models
+from .cards import describe_model, gather, headlines, model_facts, models
 from .measuring import measure, score
 from .rows import EQ2, FILTERED, K_EDGES, NETWORK, ROWS, Row
 
@@ -20,6 +20,7 @@ __all__ = [
     "gather",
     "headlines",
     "measure",
+    "model_facts",
     "models",
     "score",
 ]

@@ -136,6 +136,38 @@ def describe_model(model: str | Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def model_facts(model: str | Path) -> dict[str, Any]:
+    """What the cards of a model hold, for a program.
+
+    Parameters
+    ----------
+    model : name of a model that ships, or path of a directory
+
+    Returns
+    -------
+    dict
+        ``model``, ``folder``, ``purpose``, ``trained_for``; ``scores`` by box, as :func:`score`
+        returned them; ``cards`` by target, without their scores.
+
+    Raises
+    ------
+    StoreError
+        If there is no such model, or a card cannot be read.
+    """
+    found = gather(model)
+    return {
+        "model": found["model"],
+        "folder": str(model_folder(model)),
+        "purpose": purpose(found["trained_for"]),
+        "trained_for": found["trained_for"],
+        "scores": found["boxes"],
+        "cards": {
+            target: {key: value for key, value in card.items() if key != "scores"}
+            for target, card in load_cards(model).items()
+        },
+    }
+
+
 def _network(card: Card) -> list[str]:
     """What a card says of one network; cards of before may lack some of it."""
     made, known = card["architecture"], card.get("training", {})

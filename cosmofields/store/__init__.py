@@ -8,6 +8,7 @@ without a warning.
 """
 
 from .checking import Damage, verify
+from .contents import contents
 from .locks import alone
 from .places import Place, StorePath, check_writable, place_of, reach
 from .reading import LEDGER, Chunks, look, open_store, root_attrs
@@ -23,6 +24,7 @@ __all__ = [
     "alone",
     "begin",
     "check_writable",
+    "contents",
     "describe",
     "finish",
     "is_free",

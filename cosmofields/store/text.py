@@ -19,6 +19,7 @@ from ..conventions import (
     periodic_grid,
 )
 from ..cosmology import as_cosmology
+from .contents import tasks
 from .places import StorePath, brief, place_of
 from .reading import LEDGER, Found, Stored, look, open_tree, state_of, stored
 
@@ -92,14 +93,7 @@ _FACTS = ("title", "authors", "license", "citation")
 
 def _stages(found: Found) -> str:
     """How far the stages of a store are that is being filled."""
-    stages = {
-        name.rpartition("/")[2]: np.asarray(array[...])
-        for name, array in found.arrays.items()
-        if name.partition("/")[0] == LEDGER and array.size < 1e6
-    }
-    return listing(
-        f"{name} {np.count_nonzero(done)} of {done.size}" for name, done in stages.items()
-    )
+    return listing(f"{name} {done} of {n}" for name, (done, n) in tasks(found).items())
 
 
 def summarize_facts(obj: XObject) -> list[tuple[str, str]]:

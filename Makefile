@@ -16,7 +16,7 @@ BOXES      ?=
 VALIDATION ?=
 
 RUN_EXTRAS := train,plot,shell
-DEV_EXTRAS := train,tune,plot,io,share,hpc,shell,docs,dev
+DEV_EXTRAS := train,tune,plot,io,share,hpc,shell,docs,notebooks,dev
 # What `make docs` builds
 DOCS ?= html
 

@@ -23,6 +23,7 @@ _EXPORTS = {
     "divergence": "cosmofields.derivatives",
     "evaluate": "cosmofields.evaluation",
     "evaluate_sub_boxes": "cosmofields.boxes",
+    "explore": "cosmofields.exploring",
     "format_table": "cosmofields.evaluation",
     "from_arrays": "cosmofields.catalog",
     "from_grid": "cosmofields.catalog",
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from .cosmology import Cosmology
     from .derivatives import curl, divergence, gradient, helmholtz, longitudinal, transverse
     from .evaluation import evaluate, format_table, scores_table
+    from .exploring import explore
     from .inference import calibrate, predict, predict_density, predict_momentum, predict_velocity
     from .linear import linear_theory, linear_velocity
     from .painting import paint, paint_matter

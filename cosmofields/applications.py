@@ -203,11 +203,11 @@ def _web(
         values: Any = whole.map_blocks(solve, chunks=((3,), *whole.chunks[1:]), dtype=np.float32)
     else:
         values = solve(tensor)
-    attrs = {"units": "1", "smoothing": smoothing}
+    attrs = {"units": "1", "long_name": f"eigenvalue of the {name}", "smoothing": smoothing}
     found = xr.Dataset(
         {
             "web": (AXES, (values > np.float32(threshold)).sum(axis=0).astype(np.int8)),
-            "eigenvalue": (("order", *AXES), values, {**attrs, "long_name": f"of the {name}"}),
+            "eigenvalue": (("order", *AXES), values, attrs),
         },
         coords={**grid.coords(), "order": [1, 2, 3]},
         attrs=box_facts(field),

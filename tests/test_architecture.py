@@ -53,6 +53,7 @@ LAYERS = [
     "boxes",
     "two_point",
     "plotting",
+    "exploring",
     "reporting",
     "accessor",
     "tutorial",

@@ -43,7 +43,7 @@ TOPICS = {
     "Evaluation": (
         "evaluate sub_boxes evaluate_sub_boxes combine scores_table format_table report"
     ),
-    "Figures": "plotting.",
+    "Figures": "plotting. explore",
     "Errors, cosmology, versions": "CosmofieldsError Cosmology show_versions",
 }
 KINDS = {"Dataset": DatasetRecon, "DataArray": DataArrayRecon}

@@ -14,6 +14,8 @@ from .base import Recon, described, forwards
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from ..exploring import Explorer
+
 
 @xr.register_dataarray_accessor("recon")
 class DataArrayRecon(Recon):
@@ -207,7 +209,11 @@ class DataArrayRecon(Recon):
     def histogram(self, *, edges: ArrayLike) -> xr.DataArray:
         """See :func:`cosmofields.histogram`."""
 
-    # --- at tracers, and in a part of the box ---
+    # --- at tracers, in a part of the box, in Jupyter ---
+
+    @forwards("exploring")
+    def explore(self, *, position: float | None = None, thickness: float = 10.0) -> Explorer:
+        """See :func:`cosmofields.explore`."""
 
     @forwards("sampling")
     def sample(self, catalog: xr.Dataset) -> xr.DataArray:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from rich.console import Console
 
+    from ..exploring import Explorer
     from ..store import StorePath
 
 
@@ -64,6 +65,7 @@ class DatasetRecon(Recon):
                 ".evaluate(true): scores, spectra and distributions against another Dataset",
                 ".evaluate_sub_boxes(true, 150): the same in parts of the box, for their spread",
                 ".report(true, 'report'): every table and figure, in a directory",
+                ".explore(): slices of the box, in Jupyter",
                 ".kinetic_sz(), .t_web(), .v_web(): what the fields are for",
             ]
         return ["nothing: no catalogue and no field; see cosmofields.from_arrays"]
@@ -274,6 +276,10 @@ class DatasetRecon(Recon):
         progress: bool = False,
     ) -> xr.Dataset:
         """See :func:`cosmofields.evaluate_sub_boxes`."""
+
+    @forwards("exploring")
+    def explore(self, *, position: float | None = None, thickness: float = 10.0) -> Explorer:
+        """See :func:`cosmofields.explore`."""
 
     @forwards("applications")
     def kinetic_sz(

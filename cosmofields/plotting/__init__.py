@@ -8,6 +8,7 @@ open and no setting changes; keep one with ``figure.savefig("name.pdf")``.  In a
 from .correlation import plot_correlation, plot_correlation_2d
 from .histograms import plot_histograms
 from .joint import plot_density_relation, plot_joint
+from .slabs import plot_slab
 from .slices import plot_slices
 from .spectra import plot_multipoles, plot_spectra
 from .training import open_curves, plot_training
@@ -20,6 +21,7 @@ __all__ = [
     "plot_histograms",
     "plot_joint",
     "plot_multipoles",
+    "plot_slab",
     "plot_slices",
     "plot_spectra",
     "plot_training",

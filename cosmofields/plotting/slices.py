@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.quiver import Quiver
 
 _SHOWN = ("density", "velocity", "momentum", "velocity_divergence", "momentum_divergence")
-_HALO_TICKS = (0, 1, 3, 10, 30, 100)
+HALO_TICKS = (0, 1, 3, 10, 30, 100)
 _DENSITY_TICKS = (0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 
 
@@ -99,8 +99,8 @@ def plot_slices(
     beside = _beside(results, field)
     los = check_los(halos.attrs.get("los", "z"))
     axis = [name for name in AXES if name != los][-1] if axis is None else check_los(axis)
-    cut, bounds = _slab(halos, axis, position, thickness)
-    slabs = {name: _slab(whole, axis, position, thickness)[0] for name, whole in fields.items()}
+    cut, bounds = cut_slab(halos, axis, position, thickness)
+    slabs = {name: cut_slab(whole, axis, position, thickness)[0] for name, whole in fields.items()}
     n_images = len(slabs) + 1
     # As wide as a page, unless the panels would grow out of proportion.
     side = min((style.PAGE - 0.5) / n_images, 2.3)
@@ -113,13 +113,13 @@ def plot_slices(
             part, below = parts
             _histograms(below, beside)
         axes = part.subplots(1, n_images, sharex=True, sharey=True)
-        _draw_halos(part, axes[0], cut.sum("mass_bin").mean(axis), halos, _plane(axis, los))
+        _draw_halos(part, axes[0], cut.sum("mass_bin").mean(axis), halos, in_plane(axis, los))
         _draw_fields(part, axes[1:], slabs, field, axis, los, arrows, side)
         for ax in axes:
-            ax.set_xlabel(_axis_label(_plane(axis, los)[0], los))
+            ax.set_xlabel(axis_label(in_plane(axis, los)[0], los))
             ax.locator_params(nbins=4)
             ax.tick_params(direction="out", top=False, right=False)
-        axes[0].set_ylabel(_axis_label(_plane(axis, los)[1], los))
+        axes[0].set_ylabel(axis_label(in_plane(axis, los)[1], los))
         place = rf"${bounds[0]:.1f} < {axis} < {bounds[1]:.1f}$ {style.LENGTH}"
         words = "maps: mean over the slab; numbers: mean and scatter of its cells"
         part.suptitle(f"{place}; {words}", fontsize=8)
@@ -160,8 +160,8 @@ def _draw_halos(
     part: Any, ax: Axes, delta: xr.DataArray, halos: xr.DataArray, plane: tuple[str, str]
 ) -> None:
     across, up = plane
-    image = _image(ax, delta.transpose(up, across), *_halo_colors(delta))
-    _colorbar(part, image, [ax], r"$1+\delta_s$", _HALO_TICKS)
+    image = draw_image(ax, delta.transpose(up, across), *halo_colors(delta))
+    draw_colorbar(part, image, [ax], r"$1+\delta_s$", HALO_TICKS)
     space = f", {halos.attrs['space']} space" if "space" in halos.attrs else ""
     ax.set_title(f"halos{space}\n")
 
@@ -177,21 +177,21 @@ def _draw_fields(
     side: float,
 ) -> None:
     """Panels of the truth and the predictions, to one scale of colours and arrows."""
-    across, up = _plane(axis, los)
+    across, up = in_plane(axis, los)
     is_vector = "component" in slabs["truth"].dims
-    shown = {name: _scalar(cut).mean(axis) for name, cut in slabs.items()}
-    norm, colors, ticks = _field_colors(shown["truth"], field)
+    shown = {name: as_scalar(cut).mean(axis) for name, cut in slabs.items()}
+    norm, colors, ticks = field_colors(shown["truth"], field)
     longest = float(shown["truth"].quantile(0.98)) or 1.0
     for ax, (name, mean) in zip(axes, shown.items(), strict=True):
-        image = _image(ax, mean.transpose(up, across), norm, colors)
-        values = _scalar(slabs[name])
+        image = draw_image(ax, mean.transpose(up, across), norm, colors)
+        values = as_scalar(slabs[name])
         text = style.rounded(values.mean(dtype=np.float64), values.std(dtype=np.float64))
         ax.set_title(f"{name}\n{text}")
         if arrows and is_vector:
-            quiver = _arrows(ax, slabs[name].mean(axis), across, up, longest)
+            quiver = draw_arrows(ax, slabs[name].mean(axis), across, up, longest)
     units = slabs["truth"].attrs["units"]
     symbol = style.SYMBOLS[f"{field}_magnitude" if is_vector else field]
-    _colorbar(part, image, axes, style.with_units(f"${symbol}$", units), ticks)
+    draw_colorbar(part, image, axes, style.with_units(f"${symbol}$", units), ticks)
     if arrows and is_vector:
         size = float(f"{longest / 2:.0e}")
         # As far below the panel as the colour bar, which leaves room on its right.
@@ -199,17 +199,18 @@ def _draw_fields(
         axes[-1].quiverkey(quiver, *at, size, f"{size:g} km/s", labelpos="S", color="black")
 
 
-def _plane(axis: str, los: str) -> tuple[str, str]:
+def in_plane(axis: str, los: str) -> tuple[str, str]:
     """Axes to the right and upwards of a cut across ``axis``: the line of sight upwards."""
     first, second = (name for name in AXES if name != axis)
     return (second, first) if first == los else (first, second)
 
 
-def _axis_label(axis: str, los: str) -> str:
+def axis_label(axis: str, los: str) -> str:
+    """Label of an axis of the box, which says so if it is the line of sight."""
     return f"${axis}$ [{style.LENGTH}]" + (", line of sight" if axis == los else "")
 
 
-def _slab(
+def cut_slab(
     field: xr.DataArray, axis: str, position: float | None, thickness: float
 ) -> tuple[xr.DataArray, tuple[float, float]]:
     """Cells of a slab across ``axis``, in memory and in order, and where it begins and ends."""
@@ -227,17 +228,19 @@ def _slab(
     return cut, (float(cut[axis][0]) - cell / 2, float(cut[axis][-1]) + cell / 2)
 
 
-def _scalar(field: xr.DataArray) -> xr.DataArray:
+def as_scalar(field: xr.DataArray) -> xr.DataArray:
+    """A scalar as it is, of a vector its magnitude."""
     return magnitude(field) if "component" in field.dims else field
 
 
-def _halo_colors(delta: xr.DataArray) -> tuple[Normalize, Any]:
+def halo_colors(delta: xr.DataArray) -> tuple[Normalize, Any]:
+    """Scale and map of the colours of a halo field."""
     # Linear up to the mean density, for the empty cells; logarithmic above, for the clusters.
     top = max(float(delta.quantile(0.999)), 2.0)
     return style.matplotlib("colors").SymLogNorm(linthresh=1.0, vmin=0.0, vmax=top), "magma"
 
 
-def _field_colors(truth: xr.DataArray, field: str) -> tuple[Normalize, Any, Sequence[float]]:
+def field_colors(truth: xr.DataArray, field: str) -> tuple[Normalize, Any, Sequence[float]]:
     """Scale and map of the colours, and the ticks of their bar where it does not find its own."""
     colors = style.matplotlib("colors")
 
@@ -263,7 +266,8 @@ def _field_colors(truth: xr.DataArray, field: str) -> tuple[Normalize, Any, Sequ
     return colors.AsinhNorm(turn, -top, top), "RdBu_r", ticks
 
 
-def _image(ax: Axes, plane: xr.DataArray, norm: Normalize, cmap: Any) -> AxesImage:
+def draw_image(ax: Axes, plane: xr.DataArray, norm: Normalize, cmap: Any) -> AxesImage:
+    """Draw a plane (up, across) to the edges of its cells."""
     rows, columns = (plane[dim].values for dim in plane.dims)
     half = [(nodes[1] - nodes[0]) / 2 for nodes in (columns, rows)]
     return ax.imshow(
@@ -282,7 +286,7 @@ def _image(ax: Axes, plane: xr.DataArray, norm: Normalize, cmap: Any) -> AxesIma
     )
 
 
-def _arrows(ax: Axes, vector: xr.DataArray, across: str, up: str, top: float) -> Quiver:
+def draw_arrows(ax: Axes, vector: xr.DataArray, across: str, up: str, top: float) -> Quiver:
     """Draw the vector's part in the plane over an image that saturates at ``top``."""
     step = {dim: max(vector.sizes[dim] // 15, 1) for dim in (across, up)}
     coarse = vector.coarsen(step, boundary="trim").mean()
@@ -306,9 +310,10 @@ def _arrows(ax: Axes, vector: xr.DataArray, across: str, up: str, top: float) ->
     )
 
 
-def _colorbar(
+def draw_colorbar(
     figure: Any, image: AxesImage, axes: Any, label: str, ticks: Sequence[float] = ()
 ) -> None:
+    """Draw a bar of colours below panels."""
     low, high = (float(end) for end in image.get_clim())
     bar = figure.colorbar(
         image,

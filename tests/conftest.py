@@ -303,3 +303,16 @@ def make_scores() -> SimpleNamespace:
     if not path.is_file():
         pytest.skip("the page and its tool are in the repository only")
     return SimpleNamespace(**runpy.run_path(str(path)))
+
+
+# --- pages ---
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Headless Chromium, a :class:`tests.browser.Browser`."""
+    from tests.browser import Browser
+
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -96,17 +97,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What the system refuses: no permission, a full disk.
         return _say(args, str(error), 2)
     except KeyboardInterrupt as interrupt:
-        left = args.goes_on(args) if args.goes_on else None
-        advice = f"{left}. To go on:\n  {args.command}" if left else "nothing of it is kept"
         stopped = isinstance(interrupt, _Terminated)
-        code = _say(
-            args, f"{'terminated' if stopped else 'interrupted'}; {advice}", 130 + 13 * stopped
-        )
+        how, code = ("terminated", 128 + signal.SIGTERM) if stopped else ("interrupted", 130)
+        _say(args, f"{how}; {_advice(args)}", code)
         if argv is None:
             # Threads would first finish what they have begun, and it would not be kept.
             sys.stdout.flush()
             os._exit(code)
         return code
+
+
+def _advice(args: argparse.Namespace) -> str:
+    """What is left of a run that was stopped, and the command that goes on with it."""
+    if args.keeps is None:
+        return "nothing of it is kept"
+    place = args.keeps(args)
+    if "://" not in place and not Path(place).exists():
+        return f"nothing was done yet. To begin again:\n  {args.command}"
+    return f"what was done is kept in {place}. To go on:\n  {args.command}"
 
 
 def _say(args: argparse.Namespace, what: str, code: int) -> int:

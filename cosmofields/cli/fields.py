@@ -95,7 +95,7 @@ out:  a Zarr store of the groups halos, observed, linear, reconstructed:
         ),
         python="cosmofields.open_catalog(...).recon.to_redshift_space('z')"
         ".recon.reconstruct('fields.zarr')",
-        goes_on=lambda args: f"what was done is kept in {args.out}",
+        keeps=lambda args: args.out,
     )
     catalog_options(predict)
     completed(

@@ -42,7 +42,7 @@ out:  a Zarr store of the groups halos (Mpc/h, km/s, Msun/h) and true (density =
             "simulate small.zarr --seed 1 --box-size 75 --n-particles 80 --role validation",
         ),
         python="cosmofields.simulate('box_7.zarr', seed=7)",
-        goes_on=lambda args: f"what was done is kept in {args.store}",
+        keeps=lambda args: args.store,
     )
     completed(simulate.add_argument("store", metavar="STORE", help="Zarr store to write"), "store")
     simulate.add_argument(
@@ -106,11 +106,11 @@ out:  a directory: TARGET.safetensors and TARGET.json (the model; `predict
         examples=(
             "train docs/examples/density.toml",
             "train density --boxes a.h5 b.h5 --validation c.h5 --out mine",
-            "train velocity --boxes a.h5 b.h5 --validation c.h5 --start default --steps 800 "
-            "--out mine",
+            "train velocity --boxes a.h5 b.h5 --validation c.h5 --out mine \\\n"
+            "    --start default --steps 800",
         ),
         python="cosmofields.training.train(TrainingConfig('density'), boxes, validation, 'mine')",
-        goes_on=lambda args: f"the last whole epoch is kept in {args.out or 'its directory'}",
+        keeps=lambda args: args.out or "models",
     )
     _training_options(train)
     completed(
@@ -151,7 +151,7 @@ out:  a directory: best.toml, which `train` reads, the table of the trials, figu
             "    --learning-rates 1e-4 1e-2 --width-choices 8-32-64 16-64-128",
         ),
         python="cosmofields.tuning.tune(TrainingConfig('density'), boxes, validation, 'tuning')",
-        goes_on=lambda args: f"the trials that were finished are kept in {args.out}",
+        keeps=lambda args: args.out,
     )
     tune.set_defaults(devices=None, start=None)
     _training_options(tune)
@@ -281,6 +281,7 @@ def _train(args: argparse.Namespace) -> None:
     from ..training import train
 
     run = run_of(args)
+    args.out = run.out  # of the file, for who interrupts it
     card = train(
         run.config,
         run.boxes,

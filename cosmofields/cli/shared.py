@@ -38,7 +38,7 @@ def add_verb(
     about: str,
     examples: Sequence[str],
     python: str | None = None,
-    goes_on: Callable[[argparse.Namespace], str] | None = None,
+    keeps: Callable[[argparse.Namespace], str] | None = None,
 ) -> argparse.ArgumentParser:
     """Add the parser of a verb, whose help teaches.
 
@@ -55,8 +55,8 @@ def add_verb(
         Commands, without ``cosmofields``.
     python : str, optional
         The function of the same in Python.
-    goes_on : function, optional
-        Says what is left of a run that was interrupted, if the same command goes on with it.
+    keeps : function, optional
+        Says where a run that was interrupted lies, if the same command goes on with it.
     """
     lines = [f"  cosmofields {example}" for example in examples]
     text = ["example:" if len(lines) == 1 else "examples:", *lines, ""]
@@ -69,7 +69,7 @@ def add_verb(
         epilog="\n".join([*text, EXIT_CODES]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run, goes_on=goes_on)
+    parser.set_defaults(run=run, keeps=keeps)
     return parser
 
 

@@ -90,7 +90,9 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[Any]:
     for action in parser._actions:
         yield action
         if isinstance(action, argparse._SubParsersAction):
-            for verb in action.choices.values():
+            for listed in action._choices_actions:
+                verb = action.choices[listed.dest]
+                verb.description = listed.help  # the line of the list of verbs, beside each
                 yield from _actions(verb)
 
 

@@ -462,6 +462,19 @@ def require_extra(module: str, extra: str, purpose: str) -> ModuleType:
         ) from error
 
 
+def too_nested(value: Any, most: int) -> bool:
+    """Whether lists and dicts lie deeper within one another than ``most``."""
+    waiting = [(value, 0)]
+    while waiting:
+        item, depth = waiting.pop()
+        if depth > most:
+            return True
+        if isinstance(item, dict | list):
+            parts = item.values() if isinstance(item, dict) else item
+            waiting += [(part, depth + 1) for part in parts]
+    return False
+
+
 def listing(items: Iterable[object]) -> str:
     """Comma-separated text of ``items``, for messages."""
     return ", ".join(str(item) for item in items)

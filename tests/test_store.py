@@ -348,7 +348,7 @@ def test_a_flipped_bit_is_an_error(copy, name):
 def test_a_truncated_chunk_is_an_error(copy, keep):
     chunk = copy / "density/c/0/1/0"
     chunk.write_bytes(chunk.read_bytes()[:keep])
-    with pytest.raises(ValueError, match="checksum"):
+    with pytest.raises(StoreError, match="checksum"):
         open_store(copy).load()
 
 

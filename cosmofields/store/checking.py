@@ -103,11 +103,13 @@ def _read(name: str, array: Any, part: range) -> list[Damage]:
             array[window]
         except Exception as error:  # each codec has errors of its own
             lost = isinstance(error, StoreError) and "lost a chunk" in str(error)
-            damages.append(Damage(name, key, "is lost" if lost else _what(error)))
+            damages.append(
+                Damage(name, key, "is lost" if lost else _what(error.__cause__ or error))
+            )
     return damages
 
 
-def _what(error: Exception) -> str:
+def _what(error: BaseException) -> str:
     said = brief(error)
     if "checksum" in said:
         return f"its bits have changed ({said})"

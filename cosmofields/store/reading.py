@@ -16,6 +16,7 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore, ObjectStore, ZipStore
 
 from ..conventions import FORMAT_VERSION, CosmofieldsError, StoreError, listing
+from .decoding import decoding
 from .places import Place, StorePath, brief, failures, place_of, reach
 from .vetting import (
     CHUNK_BYTES,
@@ -93,8 +94,7 @@ def open_store(
     StoreError
         If there is no such path or group, if it is no Zarr store, was written by a newer format, is
         not whole, or is one that would run code, fill memory or lead out of its place.  When it is
-        computed, a chunk that is lost raises ``StoreError``, a damaged one ``ValueError``
-        (checksum).
+        computed, if a chunk is lost or damaged.
     MissingExtraError
         If a URL or repository needs the extra `share`.
 
@@ -155,9 +155,12 @@ def look(place: Place) -> Found:
             f"'{place}' is no Zarr store: it is a file. Expected a directory, or a .zip file, that "
             "write_store or xarray's to_zarr made; HDF5 boxes are opened with open_box"
         )
+    if place.local and not (place.local.is_file() or place.local.is_dir()):
+        raise StoreError(f"'{place}' is neither a file nor a folder")
     store = reach(place)
     try:
-        return _look(place, store)
+        with decoding():
+            return _look(place, store)
     except CosmofieldsError:
         raise
     # A stranger's metadata can be wrong in as many ways as the libraries have errors.
@@ -181,7 +184,9 @@ def _look(place: Place, store: Store) -> Found:
             f"The store '{place}' has format version {made['format_version']}; this cosmofields "
             f"reads up to {FORMAT_VERSION}. Upgrade: pip install -U cosmofields"
         )
-    root = zarr.open_group(store, mode="r", zarr_format=zarr_format, use_consolidated=consolidated)
+    # Only metadata are read of this one, to know what is asked for of the next.
+    plain = Opened(store, place, {}, False, "")
+    root = zarr.open_group(plain, mode="r", zarr_format=zarr_format, use_consolidated=consolidated)
     arrays = {
         name: member
         for name, member in root.members(max_depth=None)
@@ -208,13 +213,14 @@ def _chunk_bytes(array: zarr.Array) -> int:
 def open_tree(found: Found, chunks: Chunks) -> xr.DataTree:
     """The groups of a store as xarray has them."""
     try:
-        tree = xr.open_datatree(
-            found.store,  # type: ignore[arg-type]
-            engine="zarr",
-            chunks=chunks,
-            consolidated=found.consolidated,
-            zarr_format=found.zarr_format,
-        )
+        with decoding():
+            tree = xr.open_datatree(
+                found.store,  # type: ignore[arg-type]
+                engine="zarr",
+                chunks=chunks,
+                consolidated=found.consolidated,
+                zarr_format=found.zarr_format,
+            )
     except CosmofieldsError:
         raise
     except Exception as error:  # as above: of decoding attributes

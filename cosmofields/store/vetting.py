@@ -19,8 +19,8 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, ObjectStore, WrapperStore, ZipStore
 
-from ..conventions import StoreError
-from .places import Place
+from ..conventions import CosmofieldsError, StoreError, too_nested
+from .places import Place, brief
 
 Documents = dict[str, dict[str, Any]]
 
@@ -153,7 +153,12 @@ def _documents_2(store: Store, place: Place) -> tuple[Literal[2], bool, Document
 
 def read_json(store: Store, key: str, place: Place) -> dict[str, Any] | None:
     """A metadata file; None if there is none."""
-    raw = _read(store, key, place)
+    try:
+        raw = _read(store, key, place)
+    except CosmofieldsError:
+        raise
+    except Exception as error:  # of a damaged zip file, say, each compression has its own
+        raise StoreError(f"'{place}': {key} cannot be read ({brief(error)})") from error
     if raw is None:
         return None
     try:
@@ -167,7 +172,7 @@ def read_json(store: Store, key: str, place: Place) -> dict[str, Any] | None:
 
 def _read(store: Store, key: str, place: Place) -> bytes | None:
     """Content of a small file, however large it is."""
-    too_large = StoreError(f"'{place}': {key} is larger than {METADATA >> 20} MB")
+    too_large = _too_large(key, place)
     if isinstance(store, ObjectStore):  # a server need not be true to the size that it says
         import obstore
 
@@ -181,15 +186,8 @@ def _read(store: Store, key: str, place: Place) -> bytes | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
         return b"".join(parts)
-    if isinstance(store, LocalStore):
-        path = _inside(store.root, key, place)
-        size = path.stat().st_size if path.is_file() else -1
-    elif isinstance(store, ZipStore):
-        if not store._is_open:
-            store._sync_open()
-        info = store._zf.NameToInfo.get(key)
-        size = info.file_size if info else -1
-    else:
+    size = _size(store, key, place)
+    if size is None:
         size = sync(store.getsize(key)) if sync(store.exists(key)) else -1
     if size < 0:
         return None
@@ -199,15 +197,37 @@ def _read(store: Store, key: str, place: Place) -> bytes | None:
     return None if value is None else value.to_bytes()
 
 
+def _too_large(key: str, place: Place) -> StoreError:
+    return StoreError(f"'{place}': {key} is larger than {METADATA >> 20} MB")
+
+
+def _size(store: Store, key: str, place: Place) -> int | None:
+    """Bytes of a file on this machine; -1 if there is none, None if the store is elsewhere."""
+    if isinstance(store, LocalStore):
+        path = _inside(store.root, key, place)
+        return path.stat().st_size if path.is_file() else -1
+    if isinstance(store, ZipStore):
+        if not store._is_open:
+            store._sync_open()
+        info = store._zf.NameToInfo.get(key)
+        return info.file_size if info else -1
+    return None
+
+
 def _inside(root: Path, key: str, place: Place) -> Path:
     """The file of a key, which lies in the store: a link may not lead elsewhere."""
     path = root / key
     try:
-        if path.resolve().is_relative_to(root.resolve()):
-            return path
+        inside = path.resolve().is_relative_to(root.resolve())
+        # To open a pipe is to wait for who writes into it.
+        odd = inside and path.exists() and not (path.is_file() or path.is_dir())
     except (OSError, RuntimeError, ValueError):  # links in a circle; a name too long, or a NUL
-        pass
-    raise StoreError(f"'{place}': {key} leads out of the store, so it is not read")
+        inside = odd = False
+    if not inside:
+        raise StoreError(f"'{place}': {key} leads out of the store, so it is not read")
+    if odd:
+        raise StoreError(f"'{place}': {key} is neither a file nor a folder, so it is not read")
+    return path
 
 
 # --- what is checked ---
@@ -219,7 +239,7 @@ def _check(found: Documents, place: Place) -> None:
     for name, document in found.items():
         if name:
             _check_name(name, place)
-        if _too_nested(document):
+        if too_nested(document, NESTING):
             raise StoreError(
                 f"'{place}': the metadata of {name or '/'!r} nest more than {NESTING} deep"
             )
@@ -236,19 +256,6 @@ def _check_name(name: str, place: Place) -> None:
     for part in parts:
         if part in ("", ".", "..") or len(part) > 255 or not part.isprintable() or "\\" in part:
             raise StoreError(f"'{place}' has a group or array of the name {name[:300]!r}")
-
-
-def _too_nested(value: Any) -> bool:
-    waiting = [(value, 0)]
-    while waiting:
-        item, depth = waiting.pop()
-        if depth > NESTING:
-            return True
-        if isinstance(item, dict):
-            waiting += [(part, depth + 1) for part in item.values()]
-        elif isinstance(item, list):
-            waiting += [(part, depth + 1) for part in item]
-    return False
 
 
 def _check_array(name: str, document: Mapping[str, Any], place: Place) -> None:
@@ -361,8 +368,11 @@ class Opened(WrapperStore[Store]):
         """Value of a key, or None if there is none and need not be."""
         if isinstance(self._store, LocalStore):
             _inside(self._store.root, key, self.place)
+        meta = key.rpartition("/")[2] in META
+        if meta and (_size(self._store, key, self.place) or 0) > METADATA:
+            raise _too_large(key, self.place)
         value = await self._store.get(key, prototype, byte_range)
-        if key.rpartition("/")[2] in META:
+        if meta:
             return value
         if value is None and self.whole:
             raise StoreError(

@@ -293,10 +293,20 @@ def run(tasks: Sequence[Any], *, progress: bool, at_once: int | None = None) -> 
         raise
 
 
+def bars() -> Console:
+    """Where bars go: standard error.  In Jupyter as text, which needs no widgets of rich's."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_jupyter:
+        return console
+    return Console(file=sys.stderr, force_jupyter=False, force_terminal=True, width=80)
+
+
 @contextmanager
 def timed(say: Console, what: str) -> Iterator[None]:
     """Spinner while a stage runs, and a line with its time when it is done."""
     started = time.perf_counter()
-    with say.status(f"{what} ..."):
+    with say.status(f"{what} ...") if say.is_terminal else nullcontext():
         yield
     say.print(f"  {time.perf_counter() - started:5.1f} s  {what}", highlight=False, markup=False)

@@ -447,4 +447,4 @@ def test_results_outlive_a_store(tmp_path, parts):
 
 def test_the_bar_is_optional(papers, capsys):
     evaluate_sub_boxes(papers, papers, 600, progress=True)
-    assert "sub-boxes" in capsys.readouterr().out
+    assert "sub-boxes" in capsys.readouterr().err

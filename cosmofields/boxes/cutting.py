@@ -38,6 +38,7 @@ from ..conventions import (
     is_lazy,
 )
 from ..evaluation import assemble, facts
+from ..stages import bars
 from ..store import open_store, write_store
 from .combining import join
 
@@ -217,7 +218,7 @@ def evaluate_sub_boxes(
     if progress:
         from rich.progress import track
 
-        pairs = track(pairs, description="sub-boxes")
+        pairs = track(pairs, description="sub-boxes", console=bars())
     rows: list[dict[str, Row]] = []
     units: dict[str, str] = {}
     for make in pairs:

@@ -19,6 +19,7 @@ from .. import engine
 from ..conventions import AXES, DimensionError, check_los
 from ..kernels import tiles
 from ..lazy import chunk_shape, machine
+from ..stages import bars
 from ..unet import FieldModel, vector_channels
 
 log = logging.getLogger("cosmofields")
@@ -169,9 +170,9 @@ def _run_blocks(model: FieldModel, pieces: Any, *how: Any) -> NDArray[np.float32
 
 
 def track(items: Sequence[Any], progress: bool, what: str) -> Iterable[Any]:
-    """The items, with a bar on the terminal if ``progress`` asks for one."""
+    """The items, with a bar if ``progress`` asks for one."""
     if not progress:
         return items
     from rich.progress import track as bar
 
-    return bar(items, description=what)
+    return bar(items, description=what, console=bars())

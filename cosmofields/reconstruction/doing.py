@@ -43,7 +43,9 @@ def do(job: Job, stage: str, observed: xr.Dataset, say: Console) -> None:
         return
     done = job.counts[stage] - len(left)
     with timed(say, f"{stage}: {done} of {job.counts[stage]} tiles were there" if done else stage):
-        _run(job, stage, left, observed, progress=not say.quiet and say.is_terminal)
+        # A log gets no bars.
+        seen = say.is_terminal or say.is_jupyter
+        _run(job, stage, left, observed, progress=not say.quiet and seen)
 
 
 def _run(

@@ -24,7 +24,7 @@ BENCH_EXTRAS := plot,hpc,bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo docs test lint typecheck format train bench slurm clean
+.PHONY: help demo docs notebooks test lint typecheck format train bench slurm clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ format: $(VENV)/dev.stamp ## rewrite the sources with ruff
 
 docs: $(VENV)/dev.stamp ## the site, docs/_build/html/index.html; warnings are errors (DOCS=linkcheck checks the links)
 	$(BIN)/python -m sphinx -W --keep-going -q -b $(DOCS) docs docs/_build/$(DOCS)
+
+notebooks: export COSMOFIELDS_NOTEBOOKS = all
+notebooks: $(VENV)/dev.stamp ## run every notebook, by nbmake, with warnings as errors (`make test` runs the fastest)
+	$(BIN)/python -m pytest tests/test_notebooks.py --durations=8
 
 train: ## a model that ships, from seeds to weights: make train MODEL=no-mass BOXES="a.h5 b.h5" VALIDATION=c.h5
 	@test -n "$(BOXES)" && test -n "$(VALIDATION)" || \

@@ -1,6 +1,7 @@
 """The documentation site: ``make docs``."""
 
 from importlib.metadata import version as version_of
+from pathlib import Path
 
 import sphinx_autosummary_accessors
 
@@ -34,8 +35,24 @@ html_show_sourcelink = False
 
 myst_enable_extensions = ["dollarmath", "fieldlist"]
 myst_heading_anchors = 3
-# Pages are read in the repository too, where they are not run.
-nb_execution_mode = "off"
+
+# The notebooks as pages of the site; their links are for readers of the repository.
+HERE = Path(__file__).parent
+for notebook in sorted(HERE.parent.glob("notebooks/*.ipynb")):
+    page = HERE / "notebooks" / notebook.name
+    text = notebook.read_text().replace("](../docs/", "](../")
+    if not page.is_file() or page.read_text() != text:
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(text)
+# They are run when they have changed; pages of text are not.
+nb_execution_mode = "cache"
+nb_execution_timeout = 900
+nb_execution_raise_on_error = True
+# Bars belong to who waits for them.
+nb_output_stderr = "remove"
+# A page has no kernel for controls: their picture, without scripts from elsewhere.
+nb_ipywidgets_js = {}
+nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
 
 autosummary_generate = True
 autodoc_typehints = "none"  # the docstrings say more

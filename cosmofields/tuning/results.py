@@ -86,8 +86,9 @@ def write_best(job: Job, table: xr.Dataset, study: Study, path: Path) -> None:
         **config.options,
         "boxes": job.boxes[: settings["boxes"]],
         "validation": job.validation,
-        "density_model": job.density_model,
     }
+    if config.target != "density":  # which sees no other model
+        given["density_model"] = job.density_model
     lines = [
         f"# Trial {number}: validation loss {float(row['loss']):.6g} after {config.steps} steps."
     ]
@@ -95,12 +96,14 @@ def write_best(job: Job, table: xr.Dataset, study: Study, path: Path) -> None:
     for section, keys in KEYS.items():
         lines += ["", f"[{section}]"] if section else []
         lines += [f"{key} = {json.dumps(given[key])}" for key in keys if key in given]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    replace_file(path, ("\n".join(lines) + "\n").encode())
 
 
 def draw(study: Study, folder: Path) -> None:
     """Draw Optuna's figures, as PNG and PDF: curves, and of what is complete the others."""
     plt = require_extra("matplotlib.pyplot", "plot", "Tuning")
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     plots, trials = optuna.visualization.matplotlib, study.study
     complete = trials.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     free = [name for name, each in study.found.items() if not each.single()]
@@ -121,7 +124,17 @@ def draw(study: Study, folder: Path) -> None:
         # Optuna sets a style for good, and warns of its own interface.
         with plt.rc_context(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            figure = np.ravel(make())[0].figure
+            axes = np.ravel(make())
+            for each in axes:
+                if each.get_xscale() == "log":  # Optuna's labels run into one another
+                    each.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+                    each.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                    each.xaxis.set_minor_formatter(NullFormatter())
+            if name == "slice":
+                axes[-1].tick_params(axis="x", labelrotation=30)
+            if name == "curves":
+                axes[0].set(title="", xlabel="epoch", ylabel="validation loss")
+            figure = axes[0].figure
             for suffix in ("png", "pdf"):
                 figure.savefig(folder / f"{name}.{suffix}", bbox_inches="tight", dpi=150)
             plt.close(figure)

@@ -31,6 +31,7 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
+html_context = {"default_mode": "auto"}  # unset, the theme warns of it on the console
 html_show_sourcelink = False
 
 myst_enable_extensions = ["dollarmath", "fieldlist"]

@@ -20,11 +20,12 @@ from .places import brief
 class Decoding(BatchedCodecPipeline):
     """Zarr's way from the bytes of chunks to their values; each codec has errors of its own."""
 
-    async def read_batch(self, batch_info: Iterable[Any], out: Any, drop_axes: Any = ()) -> None:
+    async def read_batch(self, batch_info: Iterable[Any], out: Any, drop_axes: Any = ()) -> Any:
         """Read some chunks, by default one at a time, into their places in ``out``."""
         batch = list(batch_info)
         try:
-            await super().read_batch(batch, out, drop_axes)
+            # zarr from 3.2 on returns what it found.
+            return await super().read_batch(batch, out, drop_axes)
         except CosmofieldsError:
             raise
         except Exception as error:

@@ -22,6 +22,7 @@ GRADIENT_WEIGHT = 0.5
 MOMENTUM_SCALE = 1000.0
 # Matter at 1000 times the mean is past any 1 Mpc/h cell; the bound keeps exp() finite in training.
 MAX_LOG_DENSITY = 8.0
+LEVELS = 12  # of a network: the coarsest cells are 2^11 of those of the grid
 
 
 def vector_channels(names: Sequence[str]) -> int:
@@ -53,6 +54,12 @@ class FieldModel(nn.Module):
 
     def __init__(self, n_bins: int, widths: Sequence[int], **options: Any) -> None:
         super().__init__()
+        whole = [n_bins, *widths]
+        if not widths or len(widths) > LEVELS or not all(type(n) is int and n > 0 for n in whole):
+            raise ValueError(
+                f"n_bins={n_bins!r}, widths={widths!r}; expected a whole number, and one a level, "
+                f"at most {LEVELS}"
+            )
         self.n_bins = n_bins
         self.options = {"n_bins": n_bins, "widths": list(widths), **options}
         self.prepared: dict[Any, Any] = {}
@@ -301,7 +308,7 @@ MODELS: dict[tuple[str, str], type[FieldModel]] = {
 }
 
 
-def build(architecture: str, target: str, **options: Any) -> FieldModel:
+def build(architecture: str, target: str, /, **options: Any) -> FieldModel:
     """New, untrained model.
 
     Parameters
@@ -313,13 +320,14 @@ def build(architecture: str, target: str, **options: Any) -> FieldModel:
     """
     try:
         kind = MODELS[architecture, target]
-    except KeyError:
+    except (KeyError, TypeError):
         raise ModelMismatchError(
             f"No model ({architecture!r}, {target!r}); there are {listing(MODELS)}"
         ) from None
     try:
         return kind(**options)
-    except (TypeError, ValueError) as error:
+    # torch refuses sizes beyond what can be counted with a RuntimeError.
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ModelMismatchError(
             f"Options {options} do not fit {kind.__name__}: {error}"
         ) from error

@@ -9,16 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from ..conventions import ModelMismatchError, StoreError, listing
+from ..conventions import ModelMismatchError, StoreError, listing, too_nested
 from ..zoo import TARGETS, model_folder, name_of
 from .models import FieldModel, build
 from .starting import state_digest, weights_digest
 
 CARD_VERSION = 1
+# Of what a stranger sends: bytes of a card, lists and dicts within one another in it, and numbers
+# of a model (80 times those that ship).
+CARD_BYTES, NESTING, PARAMETERS = 2**26, 64, 2**27
 
 Card = dict[str, Any]
 
@@ -104,22 +108,36 @@ def load_model(target: str, source: str | Path = "default") -> tuple[FieldModel,
     """
     folder = model_folder(source)
     card = _read_card(target, folder, source)
-    name, options = card["architecture"]["name"], dict(card["architecture"]["options"])
+    name, options = card["architecture"]["name"], card["architecture"]["options"]
+    # Without memory, until it is known that the weights fit.
+    with torch.device("meta"):
+        model = build(name, target, **options)
+    n_numbers = sum(value.numel() for value in model.state_dict().values())
+    if n_numbers > PARAMETERS:
+        raise StoreError(
+            f"The card of the {target} model in {os.fspath(source)!r} is of a network of "
+            f"{n_numbers:.3g} numbers; at most {PARAMETERS:.3g} are loaded"
+        )
     try:
-        tensors = load_safetensors((folder / f"{target}.safetensors").read_bytes())
+        raw = _content(folder / f"{target}.safetensors", max(4 * n_numbers, 2**28))
+        tensors = load_safetensors(raw)
     except FileNotFoundError as error:
         raise _missing(target, source) from error
-    except (OSError, SafetensorError) as error:
+    # The library checks little but the header.
+    except (OSError, SafetensorError, RuntimeError, ValueError, LookupError, TypeError) as error:
         raise _unreadable(target, source, error) from error
-    model = build(name, target, **options)
     if "inputs" in card and tuple(card["inputs"]) != model.inputs:
         raise ModelMismatchError(
             f"The {target} model in {os.fspath(source)!r} was trained on {listing(card['inputs'])} "
             f"as its inputs; {name!r} models of this cosmofields see {listing(model.inputs)}: "
             "train it again"
         )
+    real = {key: value.is_floating_point() for key, value in model.state_dict().items()}
     try:
-        model.load_state_dict(tensors)
+        odd = [k for k, value in tensors.items() if value.is_floating_point() != real.get(k, True)]
+        if odd or any(value.is_complex() for value in tensors.values()):
+            raise RuntimeError(f"{listing(odd)} are no numbers of their kind")
+        model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         raise ModelMismatchError(
             f"The weights in {os.fspath(source)!r} do not fit {name!r} with {options}: {error}"
@@ -136,14 +154,19 @@ def load_model(target: str, source: str | Path = "default") -> tuple[FieldModel,
 
 def _read_card(target: str, folder: Path, source: str | Path) -> Card:
     try:
-        card = json.loads((folder / f"{target}.json").read_text())
+        card = json.loads(_content(folder / f"{target}.json", CARD_BYTES))
         version = card["card_version"]
         dict(card["architecture"]["options"], name=card["architecture"]["name"])
         lacking = {"trained_for", "linear_bias"} - set(card)
     except FileNotFoundError as error:
         raise _missing(target, source) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _unreadable(target, source, error) from error
+    if too_nested(card, NESTING):
+        raise StoreError(
+            f"The card of the {target} model in {os.fspath(source)!r} nests more than {NESTING} "
+            "deep"
+        )
     if version != CARD_VERSION:
         raise StoreError(
             f"The {target} model in {os.fspath(source)!r} has card version {version}; "
@@ -153,7 +176,25 @@ def _read_card(target: str, folder: Path, source: str | Path) -> Card:
         raise StoreError(
             f"The card of the {target} model in {os.fspath(source)!r} lacks {sorted(lacking)}"
         )
+    kinds = {"architecture": dict, "trained_for": dict, "linear_bias": dict, "inputs": list}
+    kinds |= {"calibration": dict, "weights_digest": str}
+    wrong = [key for key, kind in kinds.items() if not isinstance(card.get(key, kind()), kind)]
+    if wrong or not isinstance(card["architecture"]["options"], dict):
+        raise StoreError(
+            f"The card of the {target} model in {os.fspath(source)!r} says something of another "
+            f"kind than expected: {listing(wrong or ['architecture'])}"
+        )
     return cast(Card, {**card, "name": f"{name_of(source)} {target}"})
+
+
+def _content(path: Path, most: int) -> bytes:
+    """A file of a stranger, unless it is longer than it can need to be."""
+    if path.exists() and not path.is_file():  # a pipe, say, from which nothing comes
+        raise OSError(f"{path.name} is no file")
+    size = path.stat().st_size
+    if size > most:
+        raise OSError(f"{path.name} has {size} bytes; at most {most} are read")
+    return path.read_bytes()
 
 
 def _missing(target: str, source: str | Path) -> StoreError:

@@ -460,7 +460,7 @@ def damage(path, name):
 def test_damaged_table(copy_of):
     path = copy_of()
     damage(path, "halos/Velocity")
-    with pytest.raises(StoreError, match="cannot be read as HDF5"):
+    with pytest.raises(StoreError, match="cannot read halos/Velocity"):
         open_box(path)
 
 

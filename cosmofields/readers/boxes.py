@@ -16,8 +16,8 @@ from ..lazy import CHUNK
 from ..store import open_store
 from .dialect import PARAMETERS
 from .formats import provenance
-from .hdf5 import read_hdf5
-from .parts import UNREADABLE, Part, plain, read_part
+from .hdf5 import read_hdf5, scan_hdf5
+from .parts import Part, read_part
 
 
 def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
@@ -44,8 +44,6 @@ def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
     StoreError
         If the path is no such file or store, or it is truncated or incomplete.
     """
-    import h5py
-
     path = Path(path)
     if (path / "zarr.json").is_file():
         return _open_box_store(path)
@@ -54,30 +52,26 @@ def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
             f"No file {str(path)!r}; expected an HDF5 box such as box_101.h5, or a store of "
             "`cosmofields simulate`"
         )
-    try:
-        with h5py.File(path, "r") as file:
-            wanted = [f"halos/{name}" for name in ("Position", "Velocity", "Mass")]
-            wanted += ["fields/density", "fields/momentum"]
-            keys = ["box_size", "redshift", "Omega_m", "h"]
-            lacking = [name for name in wanted if not isinstance(file.get(name), h5py.Dataset)]
-            lacking += [f"attribute {key}" for key in keys if key not in file.attrs]
-            if lacking:
-                raise StoreError(f"{str(path)!r} is no simulated box: it lacks {listing(lacking)}")
-            attrs = {key: plain(value) for key, value in file.attrs.items()}
-            columns = [file[name][:] for name in wanted[:3]]
-            shape = file["fields/density"].shape
-            if len(shape) != 3 or file["fields/momentum"].shape != (3, *shape):
-                raise StoreError(
-                    f"{str(path)!r}: fields/density has shape {shape} and fields/momentum "
-                    f"{file['fields/momentum'].shape}; expected (x, y, z) and (3, x, y, z)"
-                )
-    except StoreError:
-        raise
-    except UNREADABLE as error:
+    # As a catalogue: nothing that lies in other files, and no more than the file can hold.
+    table = scan_hdf5(str(path))
+    attrs = dict(table.attrs[""])
+    wanted = [f"halos/{name}" for name in ("Position", "Velocity", "Mass")]
+    wanted += ["fields/density", "fields/momentum"]
+    keys = ["box_size", "redshift", "Omega_m", "h"]
+    lacking = [name for name in wanted if name not in table.parts]
+    lacking += [f"attribute {key}" for key in keys if key not in attrs]
+    if lacking:
+        raise StoreError(f"{str(path)!r} is no simulated box: it lacks {listing(lacking)}")
+    density, momentum = (table.parts[name] for name in wanted[3:])
+    shape = density.shape
+    if len(shape) != 3 or momentum.shape != (3, *shape):
         raise StoreError(
-            f"{str(path)!r} cannot be read as HDF5 ({error}): truncated, or another format"
-        ) from error
-
+            f"{str(path)!r}: fields/density has shape {shape} and fields/momentum "
+            f"{momentum.shape}; expected (x, y, z) and (3, x, y, z)"
+        )
+    if any(part.dtype.kind not in "iuf" for part in (density, momentum)):
+        raise StoreError(f"{str(path)!r}: its fields are {density.dtype} and {momentum.dtype}")
+    columns = [read_part(table.parts[name], slice(None)) for name in wanted[:3]]
     halos = from_arrays(
         *columns,
         box_size=attrs["box_size"],

@@ -220,15 +220,23 @@ def find(
         keys = [key if key in parts else key.removeprefix(base) for key in keys]
         if len(keys) not in (1, 3) or (column == "mass" and len(keys) != 1):
             raise CatalogError(f"{column}={name!r}; expected one name, or those of x, y and z")
-        there = table.parts
-        found = [tuple(there[key] for key in keys)] if all(key in there for key in keys) else []
+        all_parts = table.parts
+        if all(key in all_parts for key in keys):
+            found = [tuple(all_parts[key] for key in keys)]
+        else:
+            found = []
+        shapes = {part.shape for part in found[0]} if found else set()
+        if len(shapes) > 1:
+            raise CatalogError(f"{column}={name!r} in {table.path!r} have shapes {listing(shapes)}")
     else:
         found = _by_usual_names(parts, column)
         if near is not None:
             folder = near.name.rpartition("/")[0]
             found = [one for one in found if one[0].name.rpartition("/")[0] == folder]
     if len(found) > 1 or (not found and (name is not None or column == "position")):
-        holds = listing(f"{key} {part.shape}" for key, part in sorted(parts.items()))
+        # Of a group that is not there, what there is elsewhere.
+        there = parts or table.parts
+        holds = listing(f"{key} {part.shape}" for key, part in sorted(there.items()))
         what = f"{len(found)} datasets could be" if found else "No dataset that is"
         raise MissingVariableError(
             f"{what} `{column}`{f' ({name})' if name else ''} in {table.path!r}; it holds "
@@ -252,8 +260,9 @@ def _by_usual_names(parts: Mapping[str, Part], column: str) -> list[tuple[Part, 
     for folder in dict.fromkeys(folder for folder, _ in plain):
         for pattern in TRIPLES.get(column, ()):
             keys = [plain.get((folder, pattern.format(axis))) for axis in "xyz"]
-            if None not in keys:
-                triples.append(tuple(parts[str(key)] for key in keys))
+            three = tuple(parts[key] for key in keys if key is not None)
+            if len(three) == 3 and len({part.shape for part in three}) == 1:
+                triples.append(three)
     return [*wide, *triples]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,11 @@ import zarr
 from numpy.typing import NDArray
 
 from ..conventions import StoreError
-from ..store import open_store
+from ..stages import digest
+from ..store import look, open_store, place_of
 from .parts import UNREADABLE, Part, Table, check_declared, io_extra, plain
 
 DEPTH, ITEMS = 8, 20_000  # a file of more groups than that is no catalogue
-CHUNK_BYTES = 2**32  # what HDF5 itself allows
 
 
 def is_zarr(path: str) -> bool:
@@ -69,7 +71,9 @@ def _parts_of(path: str, name: str, item: Any, held: int) -> dict[str, Part]:
         return {}
     if item.external:
         raise StoreError(f"{path!r}: {name} takes its values from other files, which is refused")
-    if not item.is_virtual:
+    if item.is_virtual:
+        _check_virtual(path, name, item)
+    else:
         # Unwritten chunks are allowed, as long as a sparse dataset cannot fill the memory.
         check_declared(path, name, item.nbytes, held)
     chunk = item.chunks[0] if item.chunks else 1
@@ -82,6 +86,37 @@ def _parts_of(path: str, name: str, item: Any, held: int) -> dict[str, Part]:
         )
         for field in dtype.names
     }  # fmt: skip
+
+
+def _check_virtual(path: str, name: str, item: Any) -> None:
+    """See that a virtual dataset is made of plain ones, of files that lie beside its own.
+
+    One that is made of itself, HDF5 follows until the process dies; a file that is missing, it
+    takes for fill values.
+    """
+    import h5py
+
+    folder = Path(path).resolve().parent
+    for source in {(one.file_name, one.dset_name) for one in item.virtual_sources()}:
+        where = (folder / source[0]).resolve()
+        inside = where.is_relative_to(folder) and where != Path(path).resolve()
+        if not inside or not where.is_file():
+            raise StoreError(
+                f"{path!r}: {name} takes its values from {source[0]!r}, which is no other file "
+                "beside it"
+            )
+        with h5py.File(where, "r") as file:
+            plain = file.get(source[1])
+            if (
+                not isinstance(plain, h5py.Dataset)
+                or plain.is_virtual
+                or plain.external
+                or Path(plain.file.filename) != where
+            ):
+                raise StoreError(
+                    f"{path!r}: {name} takes its values from {source[1]!r} in {source[0]!r}, which "
+                    "holds no such values itself"
+                )
 
 
 def read_hdf5(part: Part, window: Any) -> NDArray[Any]:
@@ -100,27 +135,24 @@ def read_hdf5(part: Part, window: Any) -> NDArray[Any]:
 
 def scan_zarr(path: str) -> Table:
     """Attributes of each group, and all arrays."""
-    try:
-        root = zarr.open_group(path, mode="r")
-        attrs: dict[str, dict[str, Any]] = {"": dict(root.attrs)}
-        parts = {}
-        for name, item in root.members(max_depth=DEPTH):
-            attrs[name] = dict(item.attrs)
-            if not isinstance(item, zarr.Array):
-                continue
-            chunk = item.chunks[0] if item.chunks else 1
-            if item.shape and np.prod(item.chunks, dtype=float) * item.dtype.itemsize > CHUNK_BYTES:
-                raise StoreError(f"{path!r}: {name} has chunks {item.chunks}: over 4 GiB each")
-            parts[name] = Part(path, name, item.shape, item.dtype, chunk, read_zarr)
-    except StoreError:
-        raise
-    except (*UNREADABLE, RecursionError) as error:
-        raise StoreError(f"{path!r} is no Zarr store ({error}), and no HDF5 file") from error
-    if "cosmofields" in attrs[""]:
+    found = look(place_of(path))
+    made = digest(json.dumps(found.documents, sort_keys=True).encode())
+    attrs = {name: node.get("attributes", {}) for name, node in found.documents.items()}
+    parts = {}
+    for name, item in found.arrays.items():
+        chunk = item.chunks[0] if item.chunks else 1
+        parts[name] = Part(path, name, item.shape, item.dtype, chunk, read_zarr, (made,))
+    if found.made:
         open_store(path, chunks=None)  # refuses one that is not whole
     return Table(path, attrs, parts)
 
 
 def read_zarr(part: Part, window: Any) -> NDArray[Any]:
     """Rows of an array of a store."""
-    return np.asarray(zarr.open_group(part.path, mode="r")[part.name][window])
+    return np.asarray(_arrays(part.path, *part.where)[part.name][window])
+
+
+@functools.lru_cache(maxsize=16)
+def _arrays(path: str, made: str) -> dict[str, zarr.Array]:
+    """Arrays of a store, opened once in each process while its metadata stay as they are."""
+    return look(place_of(path)).arrays

@@ -174,6 +174,9 @@ def _expand(source: Source | Sequence[Source], format: str | None) -> list[str]:
             "such as 'halos.h5', 'snapshot/part.*.h5' or 'halos.zarr', or another format of "
             "docs/formats.md"
         )
+    for path in paths:
+        if "://" not in path and not (Path(path).is_file() or Path(path).is_dir()):
+            raise StoreError(f"{path!r} is neither a file nor a folder")  # a pipe, which would wait
     if len(paths) == 1 and format is None and "://" not in paths[0] and Path(paths[0]).is_dir():
         return _of_folder(paths[0])
     return paths

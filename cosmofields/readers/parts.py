@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..conventions import StoreError, require_extra
+from ..conventions import MissingExtraError, StoreError, require_extra
 
 # What h5py, zarr, astropy, pyarrow, pandas and zipfile raise for damaged files, according to the
 # place of the damage.
@@ -118,10 +118,12 @@ def read_part(part: Part, rows: Any) -> NDArray[Any]:
     """Read a window; the file is open for that time alone, in whatever process this is."""
     try:
         return part.read(part, rows)
-    except StoreError as error:
-        raise StoreError(f"{part.path!r}: cannot read {part.name} {rows} ({error})") from error
-    except UNREADABLE as error:
-        raise StoreError(f"{part.path!r}: cannot read {part.name} {rows} ({error})") from error
+    except MissingExtraError:
+        raise
+    except Exception as error:  # each library and each compression has errors of its own
+        raise StoreError(
+            f"{part.path!r}: cannot read {part.name}{_which(rows)} ({error})"
+        ) from error
 
 
 def cut(columns: Sequence[Column], low: int, high: int) -> Iterator[tuple[Column, slice]]:
@@ -163,3 +165,9 @@ def plain(value: Any) -> Any:
 def io_extra(module: str, path: str) -> Any:
     """A library of the extra ``io``, which reading ``path`` needs."""
     return require_extra(module, "io", f"Reading {path!r}")
+
+
+def _which(rows: Any) -> str:
+    """Rows of a window in words."""
+    whole = not isinstance(rows, slice) or rows.stop is None
+    return "" if whole else f", rows {rows.start or 0} to {rows.stop - 1}"

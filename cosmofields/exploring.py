@@ -16,9 +16,6 @@ from .plotting.slabs import Colors, default_axis, draw_slab, parts_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# For a screen; the resolution of print would send four times the bytes for each move.
-_DPI = 130
-
 
 class Explorer:
     """Controls and the slab that they show; what :func:`explore` returns.
@@ -143,7 +140,7 @@ class Explorer:
             self._colors.get(same),
         )
         page = BytesIO()
-        self.figure.savefig(page, format="png", dpi=_DPI, bbox_inches="tight")
+        self.figure.savefig(page, format="png", bbox_inches="tight")
         self._image.value = page.getvalue()
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:

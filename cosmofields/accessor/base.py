@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import wraps
 from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 import xarray as xr
 
-from ..conventions import Grid, grid_of, listing
+from ..conventions import AXES, Grid, grid_of, listing
 
 if TYPE_CHECKING:
     from ..cosmology import Cosmology
@@ -42,6 +43,12 @@ class Recon:
 
     def __init__(self, obj: Any) -> None:
         self._obj = obj
+
+    def __getattr__(self, name: str) -> Any:
+        # What the class has not. Copying asks for names of Python's own before there is an object.
+        if not name.startswith("_"):
+            raise AttributeError(_advice(self._obj, name))
+        raise AttributeError(name)
 
     @property
     def grid(self) -> Grid:
@@ -110,12 +117,31 @@ class Recon:
     def _repr_html_(self) -> str:
         # Jupyter's own styles: it looks right in light and dark themes.
         body = "".join(
-            f"<tr><th style='text-align:left;vertical-align:top'>{escape(key)}</th>"
+            "<tr><th style='text-align:left;vertical-align:top;padding-right:1em'>"
+            f"{escape(key)}</th>"
             f"<td style='text-align:left'>{_code(escape(text))}</td></tr>"
             for key, text in self._rows()
         )
         kind = type(self._obj).__name__
         return f"<div><strong>.recon</strong> on a {kind}<table>{body}</table></div>"
+
+
+def _advice(obj: xr.Dataset | xr.DataArray, name: str) -> str:
+    """What to type for a method that ``.recon`` of this kind of object has not."""
+    from . import DataArrayRecon, DatasetRecon
+
+    own, other = (DatasetRecon, DataArrayRecon)[:: 1 if isinstance(obj, xr.Dataset) else -1]
+    kind = type(obj).__name__
+    if name in dir(other):
+        if other is DatasetRecon:
+            return f"{name} is of a Dataset, and this is a {kind}: ds.recon.{name}(...)"
+        fields = [str(key) for key, value in obj.data_vars.items() if set(AXES) <= {*value.dims}]
+        some = fields[0] if fields else "density"
+        return f"{name} is of a field, and this is a {kind}: ds[{some!r}].recon.{name}(...)"
+    known = [each for each in dir(own) if not each.startswith("_")]
+    near = get_close_matches(name, known)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {listing(known)}"
+    return f".recon of a {kind} has no {name!r}; {hint}"
 
 
 def _code(text: str) -> str:

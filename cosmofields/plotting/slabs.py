@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
+# A single map is for a screen; print has vectors.
+_DPI = 130
 # What a cell may be, from empty to dense: void, sheet, filament, knot.
 _CLASSES = ("#f7f7f7", "#a6cee3", "#1f78b4", "#b2182b", "#e69f00", "#009e73")
 
@@ -131,6 +133,7 @@ def draw_slab(
     across, up = slices.in_plane(axis, los)
     width = 1.15 * style.COLUMN
     with style.figure((width, 1.12 * width)) as figure:
+        figure.set_dpi(_DPI)
         ax = figure.subplots()
         image = slices.draw_image(ax, mean.transpose(up, across), colors.norm, colors.cmap)
         ax.set(xlabel=slices.axis_label(across, los), ylabel=slices.axis_label(up, los))

@@ -394,3 +394,13 @@ def test_a_store_in_stages_in_a_bucket(
     for name in ("a.zarr.zip", "a.icechunk"):
         with pytest.raises(StoreError, match="not filled in parts"):
             stages.state(tmp_path / name, plan)
+
+
+def test_a_full_disk_of_which_numpy_does_not_say_so(disk: Callable[..., Path]) -> None:
+    room = disk(1)
+    with pytest.raises(StoreError, match="cannot be written"), locks.refusals(place_of(room)):
+        with (room / "field.npy").open("wb") as file:
+            np.save(file, np.zeros(2**18))
+    # What is no matter of the disk stays what it is.
+    with pytest.raises(FileNotFoundError), locks.refusals(place_of(room)):
+        np.load(room / "none.npy")

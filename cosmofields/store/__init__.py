@@ -9,7 +9,7 @@ without a warning.
 
 from .checking import Damage, verify
 from .contents import contents
-from .locks import alone
+from .locks import alone, refusals
 from .places import Place, StorePath, check_writable, place_of, reach
 from .reading import LEDGER, Chunks, look, open_store, root_attrs
 from .text import describe, side_text, summarize_facts
@@ -32,6 +32,7 @@ __all__ = [
     "open_store",
     "place_of",
     "reach",
+    "refusals",
     "root_attrs",
     "side_text",
     "stamp",

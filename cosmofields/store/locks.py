@@ -11,6 +11,7 @@ import errno
 import getpass
 import json
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -85,12 +86,18 @@ def refusals(place: Place) -> Iterator[None]:
     except StoreError:
         raise
     except failures() as error:
-        if isinstance(error, OSError) and error.errno not in _REFUSALS:
+        if isinstance(error, OSError) and not _refused(error):
             raise
         raise StoreError(
             f"'{place}' cannot be written: {brief(error)}. What was whole there is whole still; "
             "when that is mended, make the call again"
         ) from error
+
+
+def _refused(error: OSError) -> bool:
+    # numpy.save knows how many bytes were written, and not why no more.
+    unsaid = error.errno is None and re.search("free space|requested and .* written", str(error))
+    return error.errno in _REFUSALS or unsaid is not None
 
 
 def _lock(place: Place) -> Any:

@@ -17,7 +17,7 @@ from ..conventions import AXES, CosmofieldsError, ModelMismatchError, listing, p
 from ..inference import Loaded, linear_options, track
 from ..readers import open_box
 from ..samples import cache_box, file_digest, power_ratio_bias, prepare_box
-from ..store import open_store
+from ..store import open_store, place_of, refusals
 from ..unet import (
     cited,
     load_model,
@@ -91,6 +91,8 @@ def train(
         Before anything is written: for a configuration that cannot work, boxes that differ in
         kind, a box that serves both purposes or has another role, or an ``out`` that holds another
         run.
+    StoreError
+        If the disk is full, or refuses what is written; what was done is kept.
     """
     out = Path(out)
     config = replace(config, precision=_precision(config, out))
@@ -110,69 +112,69 @@ def train(
             f"devices={devices}; expected a divisor of batch_size={config.batch_size}, and of "
             f"{VALIDATION_CROPS}, the crops of validation"
         )
-    _remember(fit, boxes, validation, out, start)
-
     wanted = [(path, los) for path in boxes for los in AXES] + [(path, "z") for path in validation]
-    stores = [
-        prepare_box(
-            path,
-            prepared or out / "boxes",
-            los=los,
-            number_density=config.number_density,
-            weighting=config.weighting,
-        )
-        for path, los in track(wanted, progress, "observing the boxes")
-    ]
-    n_train = len(boxes) * len(AXES)
-    observed = [open_store(path, "/")["halo_density"].attrs for path in stores[:n_train]]
-    bias = {
-        key: np.mean([attrs["linear_bias"][key] for attrs in observed], axis=0).tolist()
-        for key in observed[0]["linear_bias"]
-    }
-    if linear_options(fit.model.inputs, bias).get("method") == "paper":
-        bias["power_ratio"] = [power_ratio_bias(stores[:n_train])]
-    trained_for |= {key: observed[0][key] for key in ("number_density", "weighting", "space")}
-    files = [
-        cache_box(
-            path,
-            config.target,
-            inputs=fit.model.inputs,
-            earlier=earlier,
-            bias=bias,
-        )
-        for path in track(stores, progress, "loading the boxes")
-    ]
-    data = loaders(config, files[:n_train], files[n_train:], workers, devices)
-    score, seconds = run_fit(fit, data, out, progress, extra, devices)
-    card = {
-        "target": config.target,
-        "architecture": {"name": config.architecture, "options": fit.model.options},
-        "inputs": list(fit.model.inputs),
-        "parameters": sum(p.numel() for p in fit.model.parameters()),
-        "trained_for": trained_for,
-        "linear_bias": bias,
-        "training": {
-            "command": command(
-                config, boxes, validation, start, density_model if elsewhere else None
-            ),
-            "config": asdict(config),
-            "boxes": [Path(path).name for path in boxes],
-            "lines_of_sight": list(AXES),
-            "validation": [Path(path).name for path in validation],
-            "validation_loss": score,
-            "seconds": round(seconds),
-            "machine": _machine(devices),
-            **lineage,
-            **{f"{target}_model": cited(card) for target, (_, card) in earlier.items()},
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "pytorch_lightning": lightning.__version__,
+    with refusals(place_of(out)):
+        _remember(fit, boxes, validation, out, start)
+        stores = [
+            prepare_box(
+                path,
+                prepared or out / "boxes",
+                los=los,
+                number_density=config.number_density,
+                weighting=config.weighting,
+            )
+            for path, los in track(wanted, progress, "observing the boxes")
+        ]
+        n_train = len(boxes) * len(AXES)
+        observed = [open_store(path, "/")["halo_density"].attrs for path in stores[:n_train]]
+        bias = {
+            key: np.mean([attrs["linear_bias"][key] for attrs in observed], axis=0).tolist()
+            for key in observed[0]["linear_bias"]
+        }
+        if linear_options(fit.model.inputs, bias).get("method") == "paper":
+            bias["power_ratio"] = [power_ratio_bias(stores[:n_train])]
+        trained_for |= {key: observed[0][key] for key in ("number_density", "weighting", "space")}
+        files = [
+            cache_box(
+                path,
+                config.target,
+                inputs=fit.model.inputs,
+                earlier=earlier,
+                bias=bias,
+            )
+            for path in track(stores, progress, "loading the boxes")
+        ]
+        data = loaders(config, files[:n_train], files[n_train:], workers, devices)
+        score, seconds = run_fit(fit, data, out, progress, extra, devices)
+        card = {
+            "target": config.target,
+            "architecture": {"name": config.architecture, "options": fit.model.options},
+            "inputs": list(fit.model.inputs),
+            "parameters": sum(p.numel() for p in fit.model.parameters()),
+            "trained_for": trained_for,
+            "linear_bias": bias,
+            "training": {
+                "command": command(
+                    config, boxes, validation, start, density_model if elsewhere else None
+                ),
+                "config": asdict(config),
+                "boxes": [Path(path).name for path in boxes],
+                "lines_of_sight": list(AXES),
+                "validation": [Path(path).name for path in validation],
+                "validation_loss": score,
+                "seconds": round(seconds),
+                "machine": _machine(devices),
+                **lineage,
+                **{f"{target}_model": cited(card) for target, (_, card) in earlier.items()},
+                "versions": {
+                    "python": platform.python_version(),
+                    "torch": torch.__version__,
+                    "pytorch_lightning": lightning.__version__,
+                },
             },
-        },
-        "scores": {},
-    }
-    return save_model(fit.model, card, out)
+            "scores": {},
+        }
+        return save_model(fit.model, card, out)
 
 
 def _precision(config: TrainingConfig, out: Path) -> str:

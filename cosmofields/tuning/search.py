@@ -113,12 +113,19 @@ def tune(
         ended = (run_on_workers if machine().remote else run_here)(study, study.wanted(trials))
         for number, outcome in ended:
             study.tell(number, outcome)
-            table = table_of(study.study)
-            write_table(table, job.out / TABLE)
-            write_best(job, table, study, job.out / BEST)
+            table = _write(job, study)
             console.print(line(table, number, trials), highlight=False, soft_wrap=True)
         draw(study, job.out / FIGURES)
-        return table_of(study.study)
+        # Once more: the last trial may be of a call that was killed before it wrote.
+        return _write(job, study)
+
+
+def _write(job: Job, study: Study) -> xr.Dataset:
+    """Write what was found so far."""
+    table = table_of(study.study)
+    write_table(table, job.out / TABLE)
+    write_best(job, table, study, job.out / BEST)
+    return table
 
 
 def open_trials(out: str | Path) -> xr.Dataset:

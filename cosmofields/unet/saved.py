@@ -214,14 +214,17 @@ def _text(card: Card) -> bytes:
     return (json.dumps(kept, indent=2) + "\n").encode()
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes | memoryview) -> None:
     """Give a file this content at once: what is there is never half of one.
 
     It is written beside under a name of its own, since others may be about the same, then renamed.
     """
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
-        part.write_bytes(content)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or a crash of the machine leaves a file of the name, empty
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

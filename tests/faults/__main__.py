@@ -16,20 +16,22 @@ from .jobs import JOBS
 def main() -> int:
     """Run the faults that are asked for; the exit status says whether all went well."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--kills", type=int, default=100, help="of paint, predict and train")
+    parser.add_argument("--kills", type=int, default=100, help="SIGKILLs of the jobs")
     parser.add_argument("--workers", type=int, default=20, help="workers of a cluster to kill")
     parser.add_argument("--full-disks", type=int, default=5, help="needs the right to mount")
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=[*JOBS], help="default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file of the tally")
     args = parser.parse_args()
     rng = random.Random(args.seed)
+    found = {}
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         bench = Bench(Path(folder), say=lambda line: print(line, file=sys.stderr, flush=True))
-        for job in JOBS:
-            bench.undisturbed(job)
-        found = {f"kill -9, {job}": tally for job, tally in kills(bench, args.kills, rng).items()}
-        disks = full_disks(bench, args.full_disks, rng)
-        found |= {f"full disk, {job}": tally for job, tally in disks.items()}
+        if args.kills or args.full_disks:
+            for job in args.jobs:
+                bench.undisturbed(job)
+        found |= kills(bench, args.jobs, args.kills, rng)
+        found |= full_disks(bench, args.jobs, args.full_disks, rng)
         # Last: a client's threads would not survive a fork.
         if args.workers:
             found["worker killed, predict"] = worker_kills(bench, args.workers, rng)

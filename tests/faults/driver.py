@@ -13,15 +13,15 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cosmofields.conventions import CosmofieldsError
 
-from .jobs import JOBS, make_inputs, result
+from .jobs import JOBS, load_all, make_inputs, result
 
 # Of one process, whatever a fault did to the one before it.
 HANGS = 300.0
@@ -33,14 +33,22 @@ class Tally:
 
     faults: int = 0
     too_late: int = 0  # the job had ended before its fault
-    refused: int = 0  # nothing posed as whole
     whole: int = 0  # the result was there, and right
-    resumed: int = 0  # it was not, and the same call ended with the right bits
+    refused: int = 0  # nothing posed as whole
+    resumed: int = 0  # nothing did, and the same call ended with the right bits
     wrong: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return dict(vars(self))
+        return {**vars(self), "seconds": round(self.seconds)}
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the time of a fault, and of all that is done about it."""
+        started = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - started
 
 
 class Bench:
@@ -50,6 +58,7 @@ class Bench:
         self.folder = folder
         self.inputs = folder / "inputs"
         self.say = say
+        load_all()
         make_inputs_in_a_child(self.inputs)
         self.reference: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
@@ -68,6 +77,7 @@ class Bench:
             shutil.rmtree(out)
         first, second = found
         assert first is not None, f"{job} leaves nothing"
+        assert not first.startswith("Broken"), first
         assert first == second, f"{job} is not reproducible"
         self.reference[job] = first
         self.say(f"{job}: {self.seconds[job]:.2f} s undisturbed")
@@ -113,12 +123,18 @@ class Bench:
         if left is None:
             tally.refused += 1
         else:
-            tally.wrong.append(f"{what}: poses as whole: {left}")
+            self.wrong(tally, f"{what}: poses as whole: {left}")
         status = self.run(job, out)
-        if status == 0 and self.look(job, out) == self.reference[job]:
+        found = self.look(job, out)
+        if status == 0 and found == self.reference[job]:
             tally.resumed += 1
         else:
-            tally.wrong.append(f"{what}: not resumed, exit status {status}")
+            self.wrong(tally, f"{what}: not resumed, exit status {status}, {found}")
+
+    def wrong(self, tally: Tally, what: str) -> None:
+        """Count what must not be."""
+        tally.wrong.append(what)
+        self.say(f"WRONG: {what}")
 
 
 def make_inputs_in_a_child(folder: Path) -> None:
@@ -147,13 +163,13 @@ def fork(work: Callable[[], None]) -> int:
         os._exit(status)
 
 
-def kills(bench: Bench, n: int, rng: random.Random) -> dict[str, Tally]:
+def kills(bench: Bench, jobs: Sequence[str], n: int, rng: random.Random) -> dict[str, Tally]:
     """SIGKILL at a random moment, now and then while the job resumes as well."""
-    tallies = {job: Tally() for job in JOBS}
+    tallies: dict[str, Tally] = {}
     for i in range(n):
-        job = [*JOBS][i % len(JOBS)]
-        tally = tallies[job]
-        with tempfile.TemporaryDirectory(dir=bench.folder) as place:
+        job = jobs[i % len(jobs)]
+        tally = tallies.setdefault(f"kill -9, {job}", Tally())
+        with tempfile.TemporaryDirectory(dir=bench.folder) as place, tally.timed():
             out = Path(place)
             what = f"{job}, {i}"
             for _ in range(1 + (rng.random() < 0.3)):
@@ -162,17 +178,18 @@ def kills(bench: Bench, n: int, rng: random.Random) -> dict[str, Tally]:
                 tally.faults += 1
                 tally.too_late += bench.run(job, out, kill_after=moment) == 0
             bench.judge(job, out, tally, what)
+            bench.say(what)
     return tallies
 
 
-def full_disks(bench: Bench, n: int, rng: random.Random) -> dict[str, Tally]:
+def full_disks(bench: Bench, jobs: Sequence[str], n: int, rng: random.Random) -> dict[str, Tally]:
     """A file system that is too small, by chance in another place each time; then large enough."""
-    tallies = {job: Tally() for job in JOBS}
+    tallies: dict[str, Tally] = {}
     for i in range(n):
-        job = [*JOBS][i % len(JOBS)]
-        tally = tallies[job]
-        with tempfile.TemporaryDirectory(dir=bench.folder) as place:
-            size = int(rng.uniform(0.1, 0.9) * bench_bytes(bench, job))
+        job = jobs[i % len(jobs)]
+        tally = tallies.setdefault(f"full disk, {job}", Tally())
+        with tempfile.TemporaryDirectory(dir=bench.folder) as place, tally.timed():
+            size = int(rng.uniform(0.1, 0.99) * bench_bytes(bench, job))
             mount(place, size)
             try:
                 out = Path(place)
@@ -180,8 +197,9 @@ def full_disks(bench: Bench, n: int, rng: random.Random) -> dict[str, Tally]:
                 tally.faults += 1
                 tally.too_late += status == 0
                 what = f"{job}, disk of {size} bytes, exit status {status}"
+                bench.say(what)
                 if status not in (0, 2):
-                    tally.wrong.append(f"{what}: no error of ours")
+                    bench.wrong(tally, f"{what}: no error of ours")
                 subprocess.run(["mount", "-o", "remount,size=1G", place], check=True)
                 bench.judge(job, out, tally, what)
             finally:
@@ -229,31 +247,37 @@ def worker_kills(bench: Bench, n: int, rng: random.Random) -> Tally:
             seconds = time.perf_counter() - started
         right = result(job, reference)
         for i in range(n):
-            with tempfile.TemporaryDirectory(dir=bench.folder) as place:
+            with tempfile.TemporaryDirectory(dir=bench.folder) as place, tally.timed():
                 out = Path(place)
                 moment = rng.uniform(0.05, 0.9) * seconds
                 timer = threading.Timer(moment, kill_a_worker, (cluster, rng))
                 timer.start()
                 what = f"worker killed after {moment:.2f} s ({i})"
+                failed = False
                 try:
                     JOBS[job](bench.inputs, out)
                 except Exception as error:
-                    bench.say(f"{what}: {error!r}; the same call again")
-                    with suppress(Exception):
-                        if result(job, out) is not None:
-                            tally.wrong.append(f"{what}: failed, and poses as whole")
+                    failed = True
+                    what += f": {error!r}"
+                    if result(job, out) is not None:
+                        bench.wrong(tally, f"{what}: failed, and poses as whole")
                     tally.refused += 1
                     client.wait_for_workers(2, timeout=HANGS)
                     JOBS[job](bench.inputs, out)
                 else:
-                    tally.whole += 1
+                    tally.too_late += timer.is_alive()
                 timer.join()
+                # The scheduler has to miss the one that is gone first.
+                time.sleep(1)
                 client.wait_for_workers(2, timeout=HANGS)
                 tally.faults += 1
-                if result(job, out) == right:
+                if result(job, out) != right:
+                    bench.wrong(tally, f"{what}: another result")
+                elif failed:
                     tally.resumed += 1
                 else:
-                    tally.wrong.append(f"{what}: another result")
+                    tally.whole += 1
+                bench.say(what)
     return tally
 
 

@@ -95,9 +95,10 @@ def refusals(place: Place) -> Iterator[None]:
 
 
 def _refused(error: OSError) -> bool:
+    if error.errno is not None:
+        return error.errno in _REFUSALS
     # numpy.save knows how many bytes were written, and not why no more.
-    unsaid = error.errno is None and re.search("free space|requested and .* written", str(error))
-    return error.errno in _REFUSALS or unsaid is not None
+    return re.search("free space|requested and .* written", str(error)) is not None
 
 
 def _lock(place: Place) -> Any:

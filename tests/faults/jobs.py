@@ -215,6 +215,6 @@ def _found(study: Path) -> str | None:
     best = study / "best.toml"
     settings = best.read_text() if best.exists() else ""
     # Of the trial before, where the call had no time to write that of the last.
-    if not settings.startswith(f"# Trial {int(table['loss'].argmin())}:"):
+    if not settings.startswith(f"# Trial {int(np.argmin(table['loss'].values))}:"):
         return None
     return json.dumps([table.drop_vars("seconds").to_dict(), settings], default=str)

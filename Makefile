@@ -17,6 +17,7 @@ VALIDATION ?=
 
 RUN_EXTRAS := train,plot,shell
 DEV_EXTRAS := train,tune,plot,io,share,hpc,shell,docs,notebooks,dev
+NIGHTLY_EXTRAS := train,tune,plot,io,share,hpc,shell,test
 # What `make docs` builds
 DOCS ?= html
 
@@ -24,10 +25,12 @@ BENCH_EXTRAS := plot,hpc,bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo docs notebooks test lint typecheck format train bench slurm clean
+.PHONY: help setup demo docs notebooks test test-min test-upstream lint typecheck format hooks train bench slurm clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/dev.stamp ## .venv with everything for development (other targets build it when they have to)
 
 demo: $(VENV)/run.stamp ## reconstruct the sample box and score it: demo-output/report/report.html
 	$(BIN)/cosmofields demo --out demo-output
@@ -41,6 +44,26 @@ test: $(VENV)/dev.stamp ## ruff check, then pytest (PYTEST_ARGS replaces "-n 2 -
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# What works with the oldest and the newest of what we stand on; each in an environment of its own.
+NIGHTLY_ARGS ?= -m "not slow" -n 2 --dist loadfile
+# A version instead of a floor: EXCEPT=torch==2.13.0
+EXCEPT ?=
+# Sources too: UPSTREAM="git+https://github.com/pydata/xarray ...". New releases of zarr need Python 3.12.
+UPSTREAM ?= numpy xarray dask distributed zarr
+
+test-min test-upstream: export OMP_NUM_THREADS = 1
+test-min: ## nightly: the quick tests with each dependency at its floor, in .venv-min (EXCEPT=torch==2.13.0)
+	@$(MAKE) --no-print-directory VENV=.venv-min .venv-min/bin/python
+	.venv-min/bin/python tools/floors.py $(EXCEPT) > .venv-min/floors.txt
+	.venv-min/bin/python -m pip install -q -c .venv-min/floors.txt -e ".[$(NIGHTLY_EXTRAS)]"
+	.venv-min/bin/python -m pytest $(NIGHTLY_ARGS)
+
+test-upstream: ## nightly: the same with the newest, also pre-releases, of UPSTREAM (PYTHON=python3.13)
+	@$(MAKE) --no-print-directory VENV=.venv-upstream .venv-upstream/bin/python
+	.venv-upstream/bin/python -m pip install -q -e ".[$(NIGHTLY_EXTRAS)]"
+	.venv-upstream/bin/python -m pip install -q --pre --upgrade $(UPSTREAM)
+	.venv-upstream/bin/python -m pytest $(NIGHTLY_ARGS)
+
 lint: $(VENV)/dev.stamp ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,6 +74,9 @@ typecheck: $(VENV)/dev.stamp ## mypy on the package
 format: $(VENV)/dev.stamp ## rewrite the sources with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+hooks: $(VENV)/dev.stamp ## what pre-commit checks, on every file; `.venv/bin/pre-commit install` makes commits wait for it
+	$(BIN)/pre-commit run --all-files
 
 docs: $(VENV)/dev.stamp ## the site, docs/_build/html/index.html; warnings are errors (DOCS=linkcheck checks the links)
 	$(BIN)/python -m sphinx -W --keep-going -q -b $(DOCS) docs docs/_build/$(DOCS)
@@ -72,7 +98,7 @@ slurm: $(VENV)/dev.stamp ## the tests of a real Slurm cluster on this machine (n
 	tests/slurm/run.sh
 
 clean: ## remove .venv, caches, builds and demo-output
-	rm -rf $(VENV) build dist demo-output docs/_build docs/generated .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-min .venv-upstream build dist demo-output docs/_build docs/generated .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find cosmofields tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment -------------------------------------------------------------------------------

@@ -148,6 +148,8 @@ def test_what_calibrates_nothing_is_refused(
             cf.calibrate(models, *arguments)
     with pytest.raises(CosmofieldsError, match="expected one or two numbers"):
         cf.calibrate(models, boxes[:1], boxes[1:], symmetries=(1, 2, 4))
+    with pytest.raises(CosmofieldsError, match="ships with cosmofields.*cp -r '.*/default' mine"):
+        cf.calibrate("default", boxes[:1], boxes[1:])
     assert (models / "density.json").read_text() == before
 
 

@@ -20,7 +20,7 @@ from ..painting import paint
 from ..readers import open_box
 from ..statistics import rms_error, slope
 from ..unet import load_cards, load_model, write_card
-from ..zoo import as_typed
+from ..zoo import as_typed, model_folder, ships
 from .fields import Loaded, steps, targets_of, together
 from .inputs import check_box
 from .running import track
@@ -43,9 +43,9 @@ def calibrate(
 
     Parameters
     ----------
-    model : path or name of a model that ships
+    model : path
         Directory of a saved model; the cards in it get the calibration.  Their scores go, which
-        were of the model without it.
+        were of the model without it.  A model that ships is left alone: copy its directory.
     boxes : paths of HDF5 boxes or Zarr stores
         Tables of powers, errors and means are pooled over these; see
         :mod:`~cosmofields.calibration`.
@@ -70,7 +70,7 @@ def calibrate(
     ------
     CosmofieldsError
         If a box calls itself a test box, one of validation a training box, two of validation have
-        one name, or there is none; before any network runs.
+        one name, or there is none, or the model is one that ships; before any network runs.
     ModelMismatchError
         If a box is not of the kind that the model was trained for.
 
@@ -78,6 +78,11 @@ def calibrate(
     -----
     Boxes are in memory one at a time; what networks made of them waits in a temporary directory.
     """
+    if ships(model):
+        raise CosmofieldsError(
+            f"The model {model!r} ships with cosmofields, and its cards stay as they are. Copy it "
+            f"and calibrate that: cp -r '{model_folder(model)}' mine, then --model ./mine"
+        )
     measured = sorted(dict.fromkeys(symmetries))
     _check(boxes, validation, measured)
     loaded = {target: load_model(target, model) for target in targets_of(model)}

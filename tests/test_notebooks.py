@@ -17,8 +17,8 @@ nbformat = pytest.importorskip("nbformat")
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
-# The others take the networks over 128^3 cells, which is minutes of one core: `make notebooks`.
-FAST = ("04-your-own-model",)
+# All together are five minutes of one core: `make notebooks`.
+FAST = ("03-redshift-space",)
 ALL = os.environ.get("COSMOFIELDS_NOTEBOOKS") == "all"
 # Of ipykernel, about IPython's own kernel, as it ends.
 WARNINGS = "error,ignore:For consistency across implementations:PendingDeprecationWarning"

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .driver import Bench, full_disks, kills, worker_kills
+from .driver import Bench, Tally, full_disks, kills, worker_kills
 from .jobs import JOBS
 
 
@@ -24,22 +24,26 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="JSON file of the tally")
     args = parser.parse_args()
     rng = random.Random(args.seed)
-    found = {}
+    found: dict[str, Tally] = {}
+
+    def save() -> None:
+        """After each fault, so that a run that is stopped has said what it saw."""
+        tally = {kind: one.as_dict() for kind, one in found.items()}
+        if args.out:
+            args.out.write_text(json.dumps(tally, indent=2) + "\n")
+
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        bench = Bench(Path(folder), say=lambda line: print(line, file=sys.stderr, flush=True))
+        bench = Bench(Path(folder), found, save)
         if args.kills or args.full_disks:
             for job in args.jobs:
                 bench.undisturbed(job)
-        found |= kills(bench, args.jobs, args.kills, rng)
-        found |= full_disks(bench, args.jobs, args.full_disks, rng)
+        kills(bench, args.jobs, args.kills, rng)
+        full_disks(bench, args.jobs, args.full_disks, rng)
         # Last: a client's threads would not survive a fork.
         if args.workers:
-            found["worker killed, predict"] = worker_kills(bench, args.workers, rng)
-    tally = {kind: one.as_dict() for kind, one in found.items() if one.faults}
-    text = json.dumps(tally, indent=2)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n")
+            worker_kills(bench, args.workers, rng)
+    save()
+    print(json.dumps({kind: one.as_dict() for kind, one in found.items()}, indent=2))
     return int(any(one.wrong for one in found.values()))
 
 

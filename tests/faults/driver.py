@@ -32,6 +32,7 @@ class Tally:
     """What came of the faults of one kind."""
 
     faults: int = 0
+    twice: int = 0  # killed again while it resumed
     too_late: int = 0  # the job had ended before its fault
     whole: int = 0  # the result was there, and right
     refused: int = 0  # nothing posed as whole
@@ -43,25 +44,34 @@ class Tally:
         """For JSON."""
         return {**vars(self), "seconds": round(self.seconds)}
 
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Count the time of a fault, and of all that is done about it."""
-        started = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - started
-
 
 class Bench:
     """Inputs, the undisturbed results, and room for one job at a time."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, tallies: dict[str, Tally], save: Callable[[], None]) -> None:
         self.folder = folder
         self.inputs = folder / "inputs"
-        self.say = say
+        self.tallies = tallies
+        self.save = save
         load_all()
         make_inputs_in_a_child(self.inputs)
         self.reference: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
+
+    def say(self, what: str) -> None:
+        """Tell whoever waits."""
+        print(what, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def fault(self, kind: str) -> Iterator[tuple[Path, Tally]]:
+        """Room for a fault, and its tally; the time of all that is done about it is counted."""
+        tally = self.tallies.setdefault(kind, Tally())
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory(dir=self.folder) as place:
+            yield Path(place), tally
+        tally.faults += 1
+        tally.seconds += time.perf_counter() - started
+        self.save()
 
     def undisturbed(self, job: str) -> None:
         """Run a job twice: what it makes, that it makes it again, and how long it takes."""
@@ -163,51 +173,42 @@ def fork(work: Callable[[], None]) -> int:
         os._exit(status)
 
 
-def kills(bench: Bench, jobs: Sequence[str], n: int, rng: random.Random) -> dict[str, Tally]:
+def kills(bench: Bench, jobs: Sequence[str], n: int, rng: random.Random) -> None:
     """SIGKILL at a random moment, now and then while the job resumes as well."""
-    tallies: dict[str, Tally] = {}
     for i in range(n):
         job = jobs[i % len(jobs)]
-        tally = tallies.setdefault(f"kill -9, {job}", Tally())
-        with tempfile.TemporaryDirectory(dir=bench.folder) as place, tally.timed():
-            out = Path(place)
+        with bench.fault(f"kill -9, {job}") as (out, tally):
             what = f"{job}, {i}"
-            for _ in range(1 + (rng.random() < 0.3)):
+            for again in range(1 + (rng.random() < 0.3)):
                 moment = rng.uniform(0.02, 1.0) * bench.seconds[job]
                 what += f", killed after {moment:.3f} s"
-                tally.faults += 1
+                tally.twice += again
                 tally.too_late += bench.run(job, out, kill_after=moment) == 0
             bench.judge(job, out, tally, what)
             bench.say(what)
-    return tallies
 
 
-def full_disks(bench: Bench, jobs: Sequence[str], n: int, rng: random.Random) -> dict[str, Tally]:
+def full_disks(bench: Bench, jobs: Sequence[str], n: int, rng: random.Random) -> None:
     """A file system that is too small, by chance in another place each time; then large enough."""
-    tallies: dict[str, Tally] = {}
     for i in range(n):
         job = jobs[i % len(jobs)]
-        tally = tallies.setdefault(f"full disk, {job}", Tally())
-        with tempfile.TemporaryDirectory(dir=bench.folder) as place, tally.timed():
+        with bench.fault(f"full disk, {job}") as (out, tally):
             size = int(rng.uniform(0.1, 0.99) * bench_bytes(bench, job))
-            mount(place, size)
+            mount(out, size)
             try:
-                out = Path(place)
                 status = bench.run(job, out)
-                tally.faults += 1
                 tally.too_late += status == 0
                 what = f"{job}, disk of {size} bytes, exit status {status}"
                 bench.say(what)
                 if status not in (0, 2):
                     bench.wrong(tally, f"{what}: no error of ours")
-                subprocess.run(["mount", "-o", "remount,size=1G", place], check=True)
+                subprocess.run(["mount", "-o", "remount,size=1G", out], check=True)
                 bench.judge(job, out, tally, what)
             finally:
-                subprocess.run(["umount", "-l", place], check=True)
-    return tallies
+                subprocess.run(["umount", "-l", out], check=True)
 
 
-def mount(place: str, size: int) -> None:
+def mount(place: Path, size: int) -> None:
     """Mount a small tmpfs, or raise OSError."""
     options = f"size={size}"
     done = subprocess.run(
@@ -224,11 +225,10 @@ def bench_bytes(bench: Bench, job: str) -> int:
         return sum(file.stat().st_size for file in Path(place).rglob("*") if file.is_file())
 
 
-def worker_kills(bench: Bench, n: int, rng: random.Random) -> Tally:
+def worker_kills(bench: Bench, n: int, rng: random.Random) -> None:
     """SIGKILL of a worker of a LocalCluster while it predicts."""
     import distributed
 
-    tally = Tally()
     job = "predict"
     with (
         distributed.LocalCluster(
@@ -237,18 +237,16 @@ def worker_kills(bench: Bench, n: int, rng: random.Random) -> Tally:
         distributed.Client(cluster) as client,
     ):
         reference = bench.folder / "on-workers"
-        reference.mkdir()
         seconds = 0.0
         for _ in range(2):  # the first run imports and compiles
-            shutil.rmtree(reference)
+            shutil.rmtree(reference, ignore_errors=True)
             reference.mkdir()
             started = time.perf_counter()
             JOBS[job](bench.inputs, reference)
             seconds = time.perf_counter() - started
         right = result(job, reference)
         for i in range(n):
-            with tempfile.TemporaryDirectory(dir=bench.folder) as place, tally.timed():
-                out = Path(place)
+            with bench.fault(f"worker killed, {job}") as (out, tally):
                 moment = rng.uniform(0.05, 0.9) * seconds
                 timer = threading.Timer(moment, kill_a_worker, (cluster, rng))
                 timer.start()
@@ -256,21 +254,19 @@ def worker_kills(bench: Bench, n: int, rng: random.Random) -> Tally:
                 failed = False
                 try:
                     JOBS[job](bench.inputs, out)
+                    tally.too_late += timer.is_alive()
                 except Exception as error:
                     failed = True
                     what += f": {error!r}"
+                    tally.refused += 1
                     if result(job, out) is not None:
                         bench.wrong(tally, f"{what}: failed, and poses as whole")
-                    tally.refused += 1
-                    client.wait_for_workers(2, timeout=HANGS)
-                    JOBS[job](bench.inputs, out)
-                else:
-                    tally.too_late += timer.is_alive()
                 timer.join()
                 # The scheduler has to miss the one that is gone first.
                 time.sleep(1)
                 client.wait_for_workers(2, timeout=HANGS)
-                tally.faults += 1
+                if failed:
+                    JOBS[job](bench.inputs, out)
                 if result(job, out) != right:
                     bench.wrong(tally, f"{what}: another result")
                 elif failed:
@@ -278,7 +274,6 @@ def worker_kills(bench: Bench, n: int, rng: random.Random) -> Tally:
                 else:
                     tally.whole += 1
                 bench.say(what)
-    return tally
 
 
 def kill_a_worker(cluster: Any, rng: random.Random) -> None:

@@ -7,6 +7,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# `make fuzz CASES=100000`
+CASES ?= 3000
+
 # `make bench NAMES="cic fft"`: some of the benchmarks; default: all but the long ones
 NAMES ?=
 
@@ -25,7 +28,7 @@ BENCH_EXTRAS := plot,hpc,bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo docs notebooks test test-min test-upstream lint typecheck format hooks train bench slurm clean
+.PHONY: help setup demo docs notebooks test test-min test-upstream lint typecheck format hooks train bench slurm fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +97,9 @@ train: ## a model that ships, from seeds to weights: make train MODEL=no-mass BO
 bench: $(VENV)/bench.stamp ## side by side with other packages: benchmarks/latest.json and the table in docs/performance.md
 	$(BIN)/python -m benchmarks $(NAMES); status=$$?; $(BIN)/python -m benchmarks --table; exit $$status
 
+fuzz: $(VENV)/fuzz.stamp ## files, stores and models of strangers by the ten thousand (CASES=100000 takes hours)
+	$(BIN)/python -m tests.fuzz --engine both --target all --cases $(CASES) --findings fuzz-found
+
 slurm: $(VENV)/dev.stamp ## the tests of a real Slurm cluster on this machine (needs slurm-wlm and munge, and root)
 	tests/slurm/run.sh
 
@@ -121,6 +127,8 @@ $(BIN)/python:
 	echo "cosmofields needs Python >= 3.11; tried: $(CANDIDATES). Name one: make PYTHON=/path/to/python3.11 ..." >&2; \
 	exit 1
 
+comma := ,
+
 # $(call install,EXTRAS): pinned and editable; pip's output goes to a log that is shown when it fails.
 define install
 @echo "Installing cosmofields[$(1)] into $(VENV): minutes the first time (log: $(VENV)/install.log)"
@@ -131,6 +139,10 @@ endef
 $(VENV)/run.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,$(RUN_EXTRAS))
 	@touch $@
+
+$(VENV)/fuzz.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,$(DEV_EXTRAS)$(comma)fuzz)
+	@touch $(VENV)/dev.stamp $(VENV)/run.stamp $@
 
 $(VENV)/bench.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,$(BENCH_EXTRAS))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 # What runs the tests and checks the sources; what it reads and computes with are the others.
-TOOLS = {"test", "docs", "notebooks", "bench", "dev"}
+TOOLS = {"test", "docs", "notebooks", "bench", "fuzz", "dev"}
 
 
 def floors(instead: list[str], pyproject: Path = PYPROJECT) -> list[str]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
@@ -31,8 +32,9 @@ DEPTH = 12  # groups within groups
 NESTING = 64  # lists and dicts within one another
 CHUNKS = 2**23  # of an array
 CHUNK_BYTES = 2**32
-# What xarray reads when it opens: coordinates that index a dim, text, the ends of times.
-EAGER = 2**24
+# What xarray reads when it opens, all together: coordinates that index a dim, text, the ends of
+# times.
+EAGER, EAGER_CHUNKS = 2**24, 2**11
 
 META = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 
@@ -236,6 +238,7 @@ def _inside(root: Path, key: str, place: Place) -> Path:
 def _check(found: Documents, place: Place) -> None:
     if len(found) > NODES:
         raise StoreError(f"'{place}' has {len(found):,} groups and arrays; at most {NODES:,}")
+    eager = np.zeros(2)  # values and chunks
     for name, document in found.items():
         if name:
             _check_name(name, place)
@@ -246,7 +249,13 @@ def _check(found: Documents, place: Place) -> None:
         if not isinstance(document.get("attributes", {}), dict):
             raise StoreError(f"'{place}': the attributes of {name or '/'!r} are no dict")
         if document.get("node_type") == "array":
-            _check_array(name, document, place)
+            eager += _check_array(name, document, place)
+            if eager[0] > EAGER or eager[1] > EAGER_CHUNKS:
+                raise StoreError(
+                    f"'{place}': coordinates and text up to `{name}` have {eager[0]:.3g} values in "
+                    f"{eager[1]:.3g} chunks, which would be read into memory at once; at most "
+                    f"{EAGER:,} in {EAGER_CHUNKS:,}"
+                )
 
 
 def _check_name(name: str, place: Place) -> None:
@@ -258,7 +267,8 @@ def _check_name(name: str, place: Place) -> None:
             raise StoreError(f"'{place}' has a group or array of the name {name[:300]!r}")
 
 
-def _check_array(name: str, document: Mapping[str, Any], place: Place) -> None:
+def _check_array(name: str, document: Mapping[str, Any], place: Place) -> tuple[float, float]:
+    """Values and chunks of an array that are read when its store is opened."""
     shape: Any = document.get("shape")
     chunks: Any
     if "chunks" in document:  # format 2
@@ -282,14 +292,16 @@ def _check_array(name: str, document: Mapping[str, Any], place: Place) -> None:
                 f"'{place}': `{name}` is encoded with {codec[:100]!r}, which cosmofields does not "
                 "read: a codec may run code of whoever wrote the store"
             )
+    for key in ("scale_factor", "add_offset"):  # xarray computes with them when values are read
+        value = document.get("attributes", {}).get(key, 1)
+        if type(value) not in (int, float) or abs(value) > 1e300:
+            raise StoreError(
+                f"'{place}': `{name}` has {key}={str(value)[:100]!r}; expected a number"
+            )
     n = math.prod(-(-side // chunk) for side, chunk in zip(shape, chunks, strict=True))
     if n > CHUNKS:
         raise StoreError(f"'{place}': `{name}` has {n:.3g} chunks; at most {CHUNKS:,}")
-    if _is_eager(name, document) and math.prod(shape) > EAGER:
-        raise StoreError(
-            f"'{place}': the coordinate or text `{name}` has {math.prod(shape):.3g} values, which "
-            f"would be read into memory at once; at most {EAGER:,}"
-        )
+    return (math.prod(shape), n) if _is_eager(name, document) else (0, 0)
 
 
 def _sizes(value: Any, least: int) -> bool:

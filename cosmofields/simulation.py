@@ -23,7 +23,14 @@ from rich.console import Console
 
 from . import stages
 from .catalog import as_catalog, catalog_facts, from_arrays
-from .conventions import CosmofieldsError, StoreError, make_grid, parse_box_size, step
+from .conventions import (
+    CosmofieldsError,
+    StoreError,
+    make_grid,
+    parse_box_size,
+    require_extra,
+    step,
+)
 from .cosmology import Cosmology, as_cosmology, parse_redshift
 from .lazy import n_threads
 from .painting import paint_matter
@@ -127,10 +134,16 @@ def simulate(
         raise CosmofieldsError(f"role={role!r}; expected one of {', '.join(ROLES)}")
     halos_of = {"linking_length": float(linking_length), "min_particles": int(min_particles)}
     plan = {**run.plan(), **halos_of, "n_grid": cells, "role": role}
+    if "://" in os.fspath(store):
+        raise StoreError(
+            f"'{os.fspath(store)}': a box is simulated into a folder, beside which its particles "
+            "wait. Then copy it: write_store(open_store('box.zarr'), url)"
+        )
     target = Path(store)
     say = console or Console(stderr=True, quiet=not progress)
     if _is_there(target, plan):
         return _opened(target)
+    require_extra("kdcount.cluster", "sim", "Finding halos")  # at the end of a long run
     with stages.alone(target):
         position, velocity = run.finish(target.with_name(f"{target.name}.run"), say)
         tree = _products(run, position, velocity, cells, halos_of, plan, say)

@@ -6,7 +6,10 @@ The data are session-scoped, and an error at the end of the session says if a te
 from __future__ import annotations
 
 import copy
+import json
+import logging
 import runpy
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -316,3 +319,34 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     browser = Browser(tmp_path_factory.mktemp("profile"))
     yield browser
     browser.close()
+
+
+# --- servers ---
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[dict[str, Any]]:
+    """Storage options of a server of S3 with a bucket `bucket`, of which `public/` is public."""
+    moto = pytest.importorskip("moto.server")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    policy = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": "*",
+                "Action": "s3:GetObject",
+                "Resource": "arn:aws:s3:::bucket/public/*",
+            }
+        ],
+    }
+    for query, body in (("", b""), ("?policy", json.dumps(policy).encode())):
+        request = urllib.request.Request(f"{url}/bucket{query}", data=body, method="PUT")
+        request.add_header("Content-Type", "application/json")
+        urllib.request.urlopen(request).close()
+    yield {"endpoint_url": url, "key": "me", "secret": "mine", "region": "us-east-1"}
+    server.stop()

@@ -6,13 +6,11 @@ import functools
 import hashlib
 import http.server
 import json
-import logging
 import os
 import re
 import subprocess
 import sys
 import threading
-import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +23,7 @@ import xarray as xr
 import cosmofields as cf
 from cosmofields.cli import main
 from cosmofields.conventions import StoreError, label, make_grid
+from cosmofields.reporting.inputs import open_source
 from cosmofields.store import describe
 
 GRID = make_grid(32, (75.0,) * 3)
@@ -73,34 +72,6 @@ def same(path: Any, seed: int = 0, **options: Any) -> None:
     assert isinstance(back, xr.DataTree)
     for group, ds in universe(seed, lazy=False).children.items():
         xr.testing.assert_identical(back[group].to_dataset().load(), ds.to_dataset())
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, Any]]:
-    """Storage options of a server of S3 with a bucket `bucket`, of which `public/` is public."""
-    moto = pytest.importorskip("moto.server")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    policy = {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Effect": "Allow",
-                "Principal": "*",
-                "Action": "s3:GetObject",
-                "Resource": "arn:aws:s3:::bucket/public/*",
-            }
-        ],
-    }
-    for query, body in (("", b""), ("?policy", json.dumps(policy).encode())):
-        request = urllib.request.Request(f"{url}/bucket{query}", data=body, method="PUT")
-        request.add_header("Content-Type", "application/json")
-        urllib.request.urlopen(request).close()
-    yield {"endpoint_url": url, "key": "me", "secret": "mine", "region": "us-east-1"}
-    server.stop()
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -509,3 +480,61 @@ def test_progress_of_verify_goes_to_standard_error(
     out, err = capsys.readouterr()
     assert "100% Completed" in err
     assert out == ""
+
+
+# --- wherever a path is taken ---
+
+
+def test_a_report_of_stores_elsewhere(
+    tmp_path: Path, s3: dict[str, Any], serve: Callable[..., str]
+) -> None:
+    cf.write_store(universe(), "s3://bucket/report/box.zarr", storage_options=s3)
+    cf.write_store(universe(), tmp_path / "box.zarr.zip")
+    cf.write_store(universe(), tmp_path / "box.icechunk")
+    cf.write_store(universe(), tmp_path / "served" / "box.zarr")
+    web = serve(tmp_path / "served")
+    expected = universe(lazy=False)["true"].to_dataset()
+    for place in (
+        "s3://bucket/report/box.zarr",
+        "s3://bucket/report/box.zarr/true",
+        f"{web}/box.zarr/true/",
+        tmp_path / "box.zarr.zip",
+        tmp_path / "box.zarr.zip" / "true",
+        tmp_path / "box.icechunk" / "true",
+        f"{tmp_path}/box.icechunk@main/true",
+    ):
+        found = open_source(place, "true", s3)
+        xr.testing.assert_identical(found.version.load(), expected)
+        assert list(found.beside) == ["halos"]
+    with pytest.raises(StoreError, match=r"No group 'none' in the store 's3://bucket/report/box.z"):
+        open_source("s3://bucket/report/box.zarr/none", "true", s3)
+    with pytest.raises(StoreError, match="None of|No store|no Zarr store"):
+        open_source("s3://bucket/nothing/at/all.zarr", "true", s3)
+
+
+def test_a_catalogue_elsewhere(tmp_path: Path, s3: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    halos = cf.from_arrays(
+        rng.uniform(0, 75, (50, 3)), rng.normal(0, 200, (50, 3)), np.full(50, 1e13), **FACTS
+    )
+    for path, options in (
+        ("s3://bucket/halos.zarr", s3),
+        (str(tmp_path / "halos.zarr.zip"), {}),
+        (str(tmp_path / "halos.icechunk"), {}),
+    ):
+        cf.write_store(halos, path, storage_options=options or None)
+        found = cf.open_catalog(path, storage_options=options)
+        assert found.attrs["source"]["format"] == "zarr"
+        for name in ("position", "velocity", "mass"):
+            np.testing.assert_array_equal(found[name], halos[name])
+
+
+def test_where_urls_are_not_taken(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    halos = cf.from_arrays(rng.uniform(0, 75, (50, 3)), mass=np.full(50, 1e13), los="z", **FACTS)
+    with pytest.raises(StoreError, match="storage_options are for URLs"):
+        cf.reconstruct(halos, tmp_path / "a.zarr", storage_options={"anon": True})
+    with pytest.raises(StoreError, match="simulated into a folder.*write_store"):
+        cf.simulate("s3://bucket/box.zarr", seed=1)
+    with pytest.raises(StoreError, match="read from this machine.*write_store"):
+        cf.open_box("s3://bucket/box.zarr")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import os
 import random
 import signal
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,20 +41,6 @@ def box(value: float, n: int = 64, block: Any = None) -> xr.Dataset:
 def holds(path: Any, value: float, n: int = 64, **options: Any) -> bool:
     found = cf.open_store(path, **options)["density"].values
     return bool(np.array_equal(found, box(value, n)["density"].values))
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, Any]]:
-    """Storage options of a server of S3 with a bucket `bucket`."""
-    moto = pytest.importorskip("moto.server")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    request = urllib.request.Request(f"http://{host}:{port}/bucket", method="PUT")
-    urllib.request.urlopen(request).close()
-    yield {"endpoint_url": f"http://{host}:{port}", "key": "me", "secret": "mine"}
-    server.stop()
 
 
 # --- two writers ---
@@ -370,13 +354,8 @@ def test_a_disk_that_is_for_reading_only(disk: Callable[..., Path], name: str) -
 # --- stages elsewhere ---
 
 
-def test_a_store_in_stages_in_a_bucket(
-    s3: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3["endpoint_url"])
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
-    url = "s3://bucket/stages/a.zarr"
+def test_a_store_in_stages_in_a_bucket(s3: dict[str, Any], tmp_path: Path) -> None:
+    url = place_of("s3://bucket/stages/a.zarr", s3)
     tree = xr.DataTree.from_dict({"made": box(0)})
     plan = {"n": 1}
     assert stages.state(url, plan) == "nothing"

@@ -238,6 +238,7 @@ class DatasetRecon(Recon):
         restore_power: bool = False,
         uncertainty: bool = False,
         allow_mismatch: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
         progress: bool = True,
         console: Console | None = None,
     ) -> xr.DataTree:

@@ -86,6 +86,7 @@ def catalog_of(args: argparse.Namespace, los: str | None) -> xr.Dataset:
         group=args.group,
         units=dict(args.units) if args.units else None,
         origin=one_or_three(args.origin),
+        storage_options=dict(args.option),
     )
 
 

@@ -19,6 +19,7 @@ from .shared import (
     model_option,
     one_or_three,
     print_json,
+    storage_options,
 )
 
 
@@ -161,6 +162,7 @@ out:  a Zarr store of the groups halos, observed, linear, reconstructed:
         help="of the networks (default: %(default)s)",
     )
     dask_options(machine)
+    storage_options(predict)
 
 
 def _add_evaluate(verbs: Verbs) -> None:
@@ -223,6 +225,7 @@ out:  a directory: report.html, tables (CSV, LaTeX), figures (PNG, PDF),
         "directory",
     )
     evaluate.add_argument("--title", help="of the page")
+    storage_options(evaluate)
     json_option(evaluate, "the path of the page and the scores")
 
 
@@ -251,6 +254,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         observed=args.observed,
         halos=args.halos,
         halos_true=args.halos_true,
+        storage_options=dict(args.option),
     )
     if args.training:
         from ..plotting import open_curves
@@ -294,6 +298,7 @@ def _predict(args: argparse.Namespace) -> None:
             f"--los {args.los}, but the catalogue is in redshift space along {halos.attrs['los']}"
         )
     from ..reconstruction import reconstruct
+    from ..store import options_for
 
     with client(args.scheduler, args.workers):
         reconstruct(
@@ -308,5 +313,6 @@ def _predict(args: argparse.Namespace) -> None:
             restore_power=args.restore_power,
             uncertainty=args.uncertainty,
             allow_mismatch=args.allow_mismatch,
+            storage_options=options_for(args.out, dict(args.option)),
         )
     print(args.out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..lazy import CHUNK
 from ..store import open_store
 from .dialect import PARAMETERS
 from .formats import provenance
-from .hdf5 import read_hdf5, scan_hdf5
+from .hdf5 import is_zarr, read_hdf5, scan_hdf5
 from .parts import Part, read_part
 
 
@@ -44,8 +45,13 @@ def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
     StoreError
         If the path is no such file or store, or it is truncated or incomplete.
     """
+    if "://" in os.fspath(path):
+        raise StoreError(
+            f"'{path}': boxes are read from this machine, since they are read many times. Copy it: "
+            "write_store(open_store(url), 'box.zarr')"
+        )
     path = Path(path)
-    if (path / "zarr.json").is_file():
+    if path.exists() and is_zarr(str(path)):
         return _open_box_store(path)
     if not path.is_file():
         raise StoreError(

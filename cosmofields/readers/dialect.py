@@ -25,6 +25,7 @@ class Ask(NamedTuple):
     given: Facts
     units: Mapping[str, str]
     origin: float | Sequence[float] | None
+    storage: Mapping[str, Any] | None = None  # options of an object store
 
 
 class View(NamedTuple):

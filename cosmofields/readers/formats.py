@@ -124,11 +124,18 @@ def recognise(path: str) -> str | None:
 def understand(path: str, format: str | None, ask: Ask) -> File:
     """Columns and facts of one file; of an empty part of a catalogue the facts alone."""
     kind = format or recognise(path)
+    if kind is None and Path(path).is_file() and Path(path).suffix.lower() not in NO_TEXT:
+        held = "is empty" if not Path(path).stat().st_size else "is of no format that is known here"
+        raise StoreError(
+            f"{path!r} {held}; expected one of {listing(sorted(FORMATS))} (docs/formats.md), or a "
+            "table with a line of names: CSV"
+        )
     if kind is None:
         # Those of the usual formats say what is wrong with what bears their name.
         kind = "zarr" if Path(path).is_dir() else "hdf5"
     try:
-        table = FORMATS[kind].scan(path)
+        scan = FORMATS[kind].scan
+        table = scan_zarr(path, ask.storage) if scan is scan_zarr else scan(path)
     except CosmofieldsError:
         raise
     except UNREADABLE as error:

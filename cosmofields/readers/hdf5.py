@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..conventions import StoreError
 from ..stages import digest
-from ..store import look, open_store, place_of
+from ..store import Place, check_whole, look, options_for, place_of
 from .parts import UNREADABLE, Part, Table, check_declared, io_extra, plain
 
 DEPTH, ITEMS = 8, 20_000  # a file of more groups than that is no catalogue
@@ -21,9 +23,14 @@ DEPTH, ITEMS = 8, 20_000  # a file of more groups than that is no catalogue
 
 def is_zarr(path: str) -> bool:
     """Whether a path is read as a Zarr store."""
-    return "://" in path or any(
-        (Path(path) / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
-    )
+    names = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
+    if "://" in path or any((Path(path) / name).is_file() for name in names):
+        return True
+    kind = place_of(path).kind
+    if kind == "zip" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            return any(name in file.NameToInfo for name in names)
+    return kind == "icechunk"
 
 
 def scan_hdf5(path: str) -> Table:
@@ -133,26 +140,26 @@ def read_hdf5(part: Part, window: Any) -> NDArray[Any]:
         return np.asarray((item if field is None else item.fields(field))[window])
 
 
-def scan_zarr(path: str) -> Table:
+def scan_zarr(path: str, storage: Mapping[str, Any] | None = None) -> Table:
     """Attributes of each group, and all arrays."""
-    found = look(place_of(path))
+    place = place_of(path, options_for(path, storage))
+    found = look(place)
+    check_whole(found)
     made = digest(json.dumps(found.documents, sort_keys=True).encode())
     attrs = {name: node.get("attributes", {}) for name, node in found.documents.items()}
     parts = {}
     for name, item in found.arrays.items():
         chunk = item.chunks[0] if item.chunks else 1
-        parts[name] = Part(path, name, item.shape, item.dtype, chunk, read_zarr, (made,))
-    if found.made:
-        open_store(path, chunks=None)  # refuses one that is not whole
+        parts[name] = Part(path, name, item.shape, item.dtype, chunk, read_zarr, (place, made))
     return Table(path, attrs, parts)
 
 
 def read_zarr(part: Part, window: Any) -> NDArray[Any]:
     """Rows of an array of a store."""
-    return np.asarray(_arrays(part.path, *part.where)[part.name][window])
+    return np.asarray(_arrays(*part.where)[part.name][window])
 
 
 @functools.lru_cache(maxsize=16)
-def _arrays(path: str, made: str) -> dict[str, zarr.Array]:
+def _arrays(place: Place, made: str) -> dict[str, zarr.Array]:
     """Arrays of a store, opened once in each process while its metadata stay as they are."""
-    return look(place_of(path)).arrays
+    return look(place).arrays

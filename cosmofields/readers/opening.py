@@ -64,6 +64,7 @@ def open_catalog(
     format: str | None = None,
     dim: str | None = None,
     rows: int = ROWS,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Open a catalogue of halos or particles lazily: what is larger than memory stays on disk.
 
@@ -102,6 +103,8 @@ def open_catalog(
         Name of the row dim: ``"halo"``, or ``"particle"`` for matter.  Default: by the format.
     rows : int
         Rows of a chunk, at most; the result does not depend on it.
+    storage_options : dict, optional
+        Of an object store, for a URL; see :func:`~cosmofields.open_store`.
 
     Returns
     -------
@@ -136,10 +139,14 @@ def open_catalog(
     if format is not None and format not in FORMATS:
         raise StoreError(f"format={format!r}; expected one of {listing(sorted(FORMATS))}")
     names = {"position": position, "velocity": velocity, "mass": mass}
-    if units is not None and units.keys() - names.keys():
-        raise CatalogError(f"units={dict(units)}; expected position, velocity or mass, and a unit")
+    if units is not None and (not isinstance(units, Mapping) or units.keys() - names.keys()):
+        raise CatalogError(
+            f"units={units!r}; expected position, velocity or mass, and a unit: "
+            "units={'position': 'kpc/h'}"
+        )
     given = {"box_size": box_size, "redshift": redshift, "cosmology": cosmology, "los": los}
-    ask = Ask(names, group, {k: v for k, v in given.items() if v is not None}, units or {}, origin)
+    given = {key: value for key, value in given.items() if value is not None}
+    ask = Ask(names, group, given, units or {}, origin, storage_options)
     files = [understand(path, format, ask) for path in _expand(source, format)]
     first = _check_together(files)
     facts = _require_facts(first)
@@ -162,6 +169,11 @@ def open_catalog(
 
 def _expand(source: Source | Sequence[Source], format: str | None) -> list[str]:
     if not isinstance(source, str | os.PathLike):
+        if not all(isinstance(path, str | os.PathLike) for path in source):
+            raise StoreError(
+                f"A {type(source).__name__} was given; expected paths of files. Arrays become a "
+                "catalogue by from_arrays(position, velocity, mass, box_size=..., ...)"
+            )
         paths = [os.fspath(path) for path in source]
     elif "://" in os.fspath(source) or Path(source).exists():
         paths = [os.fspath(source)]
@@ -231,11 +243,17 @@ def _require_facts(file: File) -> dict[str, Any]:
         "cosmology": "cosmology={'Omega_m': 0.268, 'Omega_b': 0.0445, 'h': 0.71, 'n_s': 0.968, "
         "'sigma8': 0.83}",
     }
+    shell = {
+        "box_size": "--box-size 300",
+        "redshift": "--redshift 0.59",
+        "cosmology": "--cosmology Omega_m=0.268,Omega_b=0.0445,h=0.71,n_s=0.968,sigma8=0.83",
+    }
     lacking = [key for key in how if file.facts.get(key) is None]
     if lacking:
         raise MissingAttributeError(
             f"No {listing(f'`{key}`' for key in lacking)} in the attributes of {file.path!r}. "
-            f"Pass open_catalog(..., {listing(how[key] for key in lacking)})"
+            f"Pass open_catalog(..., {listing(how[key] for key in lacking)}); in the shell: "
+            + " ".join(shell[key] for key in lacking)
         )
     facts = catalog_facts(**{key: file.facts.get(key) for key in (*how, "los")})
     check_box(parse_box_size(facts["box_size"]))

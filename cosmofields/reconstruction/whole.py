@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ def reconstruct(
     restore_power: bool = False,
     uncertainty: bool = False,
     allow_mismatch: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
     progress: bool = True,
     console: Console | None = None,
 ) -> xr.DataTree:
@@ -70,6 +71,8 @@ def reconstruct(
         Write the power-restored fields too, in a group of their own.
     uncertainty : bool
         Write the standard deviations of density and velocity too.
+    storage_options : dict, optional
+        Of an object store; see :func:`~cosmofields.open_store`.  They travel to the workers.
     progress : bool
         Print the plan, a bar for each stage and its time.
     console : rich.console.Console, optional
@@ -90,7 +93,7 @@ def reconstruct(
     """
     say = console or Console(stderr=True, quiet=not progress)
     # Workers may stand in another directory.
-    store = place_of(store)
+    store = place_of(store, storage_options)
     budget = {} if memory is None else {"cosmofields.memory": memory}
     with dask.config.set(budget):
         models, cards = {}, {}

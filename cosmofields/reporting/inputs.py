@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from ..conventions import (
     listing,
 )
 from ..readers import open_box
-from ..store import open_store, root_attrs
+from ..store import open_store, options_for, place_of, root_attrs
 
 PREDICTED, TRUE = "reconstructed", "true"
 
@@ -35,29 +36,33 @@ class Source:
     beside: Mapping[str, xr.Dataset] = field(default_factory=dict)
 
 
-def open_source(place: str | Path, default: str) -> Source:
+def open_source(
+    place: str | Path, default: str, storage_options: Mapping[str, Any] | None = None
+) -> Source:
     """Open ``STORE``, ``STORE/GROUP`` or an HDF5 box.
 
     Parameters
     ----------
-    place : path
-        A Zarr store; a group inside one; or a file that :func:`~cosmofields.readers.open_box`
-        reads, of which this is the true fields.
+    place : path or URL
+        A Zarr store, wherever :func:`~cosmofields.open_store` opens one; a group inside it; or a
+        file that :func:`~cosmofields.readers.open_box` reads, of which this is the true fields.
     default : str
         The group to take of a whole store that has groups.
+    storage_options : dict, optional
+        Of URLs; see :func:`~cosmofields.open_store`.
 
     Raises
     ------
     StoreError
         If there is no such store, group or box; the message lists the groups that there are.
     """
-    path = Path(place)
-    if path.is_file():
-        halos, true = open_box(path)
+    options = options_for(place, storage_options)
+    if place_of(place, options).kind == "folder" and Path(place).is_file():
+        halos, true = open_box(place)
         return Source(str(place), "", true, {"box": halos})
-    root = _root_of(path) or path
-    opened = open_store(root)  # or its message, of what is not there or is no store
-    group = "/".join(path.resolve().relative_to(root.resolve()).parts)
+    root, group = _split(str(place), options)
+    # Or its message, of what is not there or is no store.
+    opened = open_store(root, storage_options=options)
     if isinstance(opened, xr.Dataset):
         if group:
             raise StoreError(f"No group {group!r} in the store '{root}': it has no groups")
@@ -74,15 +79,23 @@ def open_source(place: str | Path, default: str) -> Source:
     return Source(f"{root}/{group}", group, groups[group], beside)
 
 
-def _root_of(path: Path) -> Path | None:
-    """The outermost Zarr group of those above one another that hold a path, were it there."""
+def _split(place: str, options: Mapping[str, Any] | None) -> tuple[str, str]:
+    """A store, and the group that a place is in it.
+
+    The store is the outermost Zarr group of those above one another that hold the place.
+    """
+    scheme, url, rest = place.rpartition("://")
+    start, rest = (scheme + url, rest) if url else ("", os.path.abspath(rest))
+    parts = rest.rstrip("/").split("/")
     found = None
-    for folder in (path, *path.parents):
-        if folder.is_dir() and root_attrs(folder) is not None:
-            found = folder
+    for n in range(len(parts), 0, -1):
+        above = start + "/".join(parts[:n])
+        if above and root_attrs(place_of(above, options)) is not None:
+            found = n
         elif found is not None:
             break
-    return found
+    found = found or len(parts)
+    return start + "/".join(parts[:found]), "/".join(parts[found:])
 
 
 def gather(
@@ -94,19 +107,22 @@ def gather(
     observed: str | Path | None = None,
     halos: str | Path | None = None,
     halos_true: str | Path | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Arguments of :func:`cosmofields.reporting.report` from names of stores.
 
     Parameters
     ----------
-    predicted, true : path
+    predicted, true : path or URL
         See :func:`open_source`; a whole store gives its groups ``reconstructed`` and ``true``.
     label : str, optional
         Name of the prediction in tables and figures; by default that of its group.
-    linear, observed, halos, halos_true : path, optional
+    linear, observed, halos, halos_true : path or URL, optional
         More versions; by default the groups of these names beside the prediction, else beside the
         truth.  The halos of an HDF5 box are selected as those that were observed, and taken to
         redshift space.
+    storage_options : dict, optional
+        Of those that are URLs; see :func:`~cosmofields.open_store`.
 
     Raises
     ------
@@ -115,13 +131,14 @@ def gather(
     MissingVariableError, GridMismatchError
         If the two have no field in common, or other grids.
     """
-    chosen, truth = open_source(predicted, PREDICTED), open_source(true, TRUE)
+    chosen = open_source(predicted, PREDICTED, storage_options)
+    truth = open_source(true, TRUE, storage_options)
     _check_comparable(chosen, truth)
     more: dict[str, xr.Dataset] = {}
     given = {"linear": linear, "observed": observed, "halos": halos, "halos_true": halos_true}
     for name, place in given.items():
         if place is not None:
-            more[name] = open_source(place, name).version
+            more[name] = open_source(place, name, storage_options).version
         else:
             found = [source.beside[name] for source in (chosen, truth) if name in source.beside]
             more.update({name: found[0]} if found else {})

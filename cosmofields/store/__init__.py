@@ -10,8 +10,8 @@ without a warning.
 from .checking import Damage, verify
 from .contents import contents
 from .locks import alone, refusals
-from .places import Place, StorePath, check_writable, place_of, reach
-from .reading import LEDGER, Chunks, look, open_store, root_attrs
+from .places import Place, StorePath, check_writable, options_for, place_of, reach
+from .reading import LEDGER, Chunks, check_whole, look, open_store, root_attrs
 from .text import describe, side_text, summarize_facts
 from .writing import begin, finish, is_free, stamp, sweep, write_store
 
@@ -23,6 +23,7 @@ __all__ = [
     "StorePath",
     "alone",
     "begin",
+    "check_whole",
     "check_writable",
     "contents",
     "describe",
@@ -30,6 +31,7 @@ __all__ = [
     "is_free",
     "look",
     "open_store",
+    "options_for",
     "place_of",
     "reach",
     "refusals",

@@ -117,6 +117,12 @@ def place_of(path: StorePath, storage_options: Mapping[str, Any] | None = None) 
     return Place(name, kind, root, version, options)
 
 
+def options_for(path: StorePath, options: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The storage options, where a path is one that takes them: for a call of several paths."""
+    scheme, url, _ = str(path).partition("://")
+    return options if url and scheme not in (*_WEB, "file") else None
+
+
 def beside(place: Place, name: str) -> Place:
     """A folder of that name in the folder where a local store lies."""
     return replace(place, kind="folder", root=str(Path(place.root).with_name(name)))

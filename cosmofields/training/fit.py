@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import logging
-import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from ..conventions import CosmofieldsError, require_extra
-from ..unet import build
+from ..unet import build, replace_file
 from .config import TrainingConfig
 from .data import Batch, Loader
 
@@ -242,12 +242,10 @@ class AtomicCheckpoint(plugins.TorchCheckpointIO):
         """Write ``path`` in one piece."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        # By way of memory: of a full disk torch says "unexpected pos", and not that it is full.
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        replace_file(path, buffer.getbuffer())
 
 
 @contextmanager
@@ -282,6 +280,8 @@ def run_fit(
     """
     config = fit.config
     last, logs = out / f"{config.target}-checkpoints" / "last.ckpt", f"{config.target}-log"
+    for part in last.parent.glob("*.part"):
+        part.unlink(missing_ok=True)  # of a call that was killed
     best = Checkpoints(last)
     followers: list[Any] = [
         callbacks.WeightAveraging(

@@ -49,8 +49,9 @@ for notebook in sorted(HERE.parent.glob("notebooks/*.ipynb")):
 nb_execution_mode = "cache"
 nb_execution_timeout = 900
 nb_execution_raise_on_error = True
-# Bars belong to who waits for them.
+# Bars belong to who waits for them; a page shows what a cell printed as one.
 nb_output_stderr = "remove"
+nb_merge_streams = True
 # A page has no kernel for controls: their picture, without scripts from elsewhere.
 nb_ipywidgets_js = {}
 nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]

@@ -236,8 +236,13 @@ def _refuse_unit(name: str, value: object, units: str) -> None:
 
 
 def check_finite(name: str, values: NDArray[Any]) -> None:
-    """Raise :class:`CatalogError`, with their number, if the column ``name`` holds NaN or inf."""
+    """Raise :class:`CatalogError`, with their number, if the column ``name`` holds NaN or inf.
+
+    What is beyond float32 is infinite in a catalogue.
+    """
     finite = np.isfinite(values)
+    if values.dtype.itemsize > 4:
+        finite &= np.abs(values) <= np.finfo(np.float32).max
     if not finite.all():
         row = int(np.argwhere(~finite)[0, 0])
         raise CatalogError(

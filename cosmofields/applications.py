@@ -72,6 +72,9 @@ def kinetic_sz(
     Raises
     ------
     MissingAttributeError, MissingVariableError, DimensionError, NotPeriodicError
+        If there is no momentum in km/s over the whole periodic box, with its facts.
+    CosmofieldsError
+        If ``weight`` gives no number.
     """
     field = _field(momentum, "momentum")
     grid = periodic_grid(field, what="kinetic_sz")
@@ -86,7 +89,11 @@ def kinetic_sz(
     chi = np.arange(grid.shape[axis]) * step
     weights = np.ones_like(chi) if weight is None else np.broadcast_to(weight(chi), chi.shape)
     if not np.isfinite(weights).all():
-        raise CosmofieldsError("weight(chi) is not finite for every distance in the box")
+        bad = chi[~np.isfinite(weights)]
+        raise CosmofieldsError(
+            f"weight(chi) is not finite at chi = {bad[0]:g} Mpc/h; expected a number for each "
+            f"distance from {chi[0]:g} to {chi[-1]:g} Mpc/h"
+        )
     factor = xr.DataArray(
         (-T_CMB * optical_depth * step / LIGHT * weights).astype(np.float32), dims=along
     )

@@ -215,7 +215,12 @@ def canonical(da: xr.DataArray, *leading: str, name: str | None = None) -> xr.Da
     wanted = (*leading, *AXES)
     what = name or da.name or "field"
     if set(da.dims) != set(wanted):
-        raise DimensionError(f"`{what}` has dims {da.dims}; expected {wanted}")
+        hint = ""
+        if set(da.dims) - set(wanted) == {"component"}:
+            hint = ": a component of it, .sel(component='x'), or its magnitude()"
+        elif set(wanted) - set(da.dims) == {"component"}:
+            hint = ": a vector, such as ds['velocity']"
+        raise DimensionError(f"`{what}` has dims {da.dims}; expected {wanted}{hint}")
     if "component" in wanted:
         named = "component" in da.coords
         names = [str(c) for c in da["component"].values] if named else [*AXES]
@@ -230,6 +235,13 @@ def variable(ds: xr.Dataset, name: str, *, hint: str = "") -> xr.DataArray:
 
     Those of ``ds`` count; what it does not say, the field's own attributes may.
     """
+    if not isinstance(ds, xr.Dataset):
+        how = (
+            f".to_dataset(name={name!r})" if isinstance(ds, xr.DataArray) else "cosmofields.paint()"
+        )
+        raise MissingVariableError(
+            f"A {type(ds).__name__} was given; expected a Dataset with `{name}`: {how} makes one"
+        )
     if name not in ds:
         there = listing(ds.data_vars) or "no variable at all"
         message = f"No `{name}` in this Dataset (it holds {there}). {hint}"
@@ -333,7 +345,10 @@ def check_filled(density: xr.DataArray, what: str) -> None:
 def check_periodic(obj: XObject, *, what: str) -> None:
     """Raise :class:`NotPeriodicError` if the attributes say that the box is not periodic."""
     if not obj.attrs.get("periodic", True):
-        raise NotPeriodicError(f"{what} needs a periodic box; attrs['periodic'] is False here")
+        raise NotPeriodicError(
+            f"{what} needs a periodic box; attrs['periodic'] is False here: do it on the whole "
+            "box, and cut the result"
+        )
 
 
 def check_same_grid(first: XObject, *others: XObject) -> None:

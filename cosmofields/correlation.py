@@ -50,7 +50,7 @@ def correlation_function(
     ----------
     field : DataArray, dims (x, y, z) or (component, x, y, z)
         Whole periodic box.
-    other : DataArray, optional
+    other : DataArray, dims of ``field``, optional
         Second field on the same grid, both scalars or both vectors; default ``field`` itself.
     edges : array, optional
         Increasing edges of the bins in Mpc/h, to half of the shortest side at most; bin i holds
@@ -230,6 +230,9 @@ def correlations(
     window: str | None = None,
 ) -> xr.Dataset:
     """All correlation functions at once, by one inverse transform and one pass over the lags.
+
+    Equations and conventions are those of :func:`correlation_multipoles`, xi_l(r), and of
+    :func:`correlation_2d`, xi(r_perp, r_par), with separations in Mpc/h.
 
     Parameters
     ----------

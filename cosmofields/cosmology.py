@@ -187,7 +187,10 @@ def as_cosmology(value: Any) -> Cosmology:
     if hasattr(value, "Om0") and hasattr(value, "h"):
         dark = getattr(value, "w0", -1.0), getattr(value, "wa", 0.0)
         if abs(getattr(value, "Ok0", 0.0)) > 1e-6 or dark != (-1.0, 0.0):
-            raise MissingAttributeError(f"{value} is not flat LCDM, the only kind implemented")
+            raise MissingAttributeError(
+                f"{value} is not flat LCDM, the only kind implemented; expected an astropy "
+                "FlatLambdaCDM, or a dict such as {'Omega_m': 0.268, 'h': 0.71}"
+            )
         meta = getattr(value, "meta", {}) or {}
         # astropy's Ob0 is 0 unless it is given.
         optional = {
@@ -225,7 +228,7 @@ def parse_redshift(value: Any) -> float:
     except (TypeError, ValueError):
         z = np.nan
     if not (np.isfinite(z) and z > -1):
-        raise MissingAttributeError(f"redshift={value!r}; expected a number, e.g. 0.59")
+        raise MissingAttributeError(f"redshift={value!r}; expected a number above -1, e.g. 0.59")
     return z
 
 

@@ -12,7 +12,13 @@ from .store import open_store
 
 
 def sample_path() -> Path:
-    """Path of the sample's Zarr store, which plain xarray opens too."""
+    """Path of the sample's Zarr store, which plain xarray opens too.
+
+    Returns
+    -------
+    Path
+        Of the groups ``halos`` and ``true``, as :func:`open_dataset` opens them.
+    """
     return Path(str(files(__package__))) / "data" / "sample.zarr"
 
 

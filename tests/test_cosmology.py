@@ -211,7 +211,7 @@ def test_parameters_must_be_numbers():
 
 @pytest.mark.parametrize("value", [None, "far", np.nan, np.inf, -1, [0.5, 0.6]])
 def test_what_is_no_redshift(value):
-    with pytest.raises(MissingAttributeError, match="expected a number, e.g. 0.59"):
+    with pytest.raises(MissingAttributeError, match="expected a number above -1, e.g. 0.59"):
         parse_redshift(value)
 
 

@@ -170,7 +170,7 @@ def test_what_cannot_be_painted(tracers, halos):
     assert paint(tracers.drop_vars("mass"), 8, weighting="number")["share"].sizes["mass_bin"] == 4
     with pytest.raises(DimensionError, match="n_grid=1; expected a whole number of cells"):
         paint(tracers, 1)
-    with pytest.raises(CatalogError, match="Mass bin 2 of 4 is empty: select again"):
+    with pytest.raises(CatalogError, match="Mass bin 2 of 4 is empty; expected halos in each"):
         paint(tracers.isel(halo=(tracers["mass_bin"] != 2).values), 8)
     with pytest.raises(CatalogError, match="Mass bin 3 of 4 is empty"):
         paint(tracers.isel(halo=slice(1500)), 8)

@@ -206,7 +206,7 @@ def test_more_than_one_set_of_columns(tmp_path, table, facts, wanted):
     [
         ({"position": "X"}, r"No dataset that is `position` \(X\) in .*it holds halos/Mass"),
         ({"mass": "M200"}, r"No dataset that is `mass` \(M200\)"),
-        ({"group": "nowhere"}, r"No dataset that is `position` in .*it holds none at all"),
+        ({"group": "nowhere"}, r"No dataset that is `position` in .*it holds .*Position"),
     ],
 )
 def test_columns_that_are_not_there(sources, options, message):
@@ -338,7 +338,7 @@ def test_a_file_that_goes_away(tmp_path, table, facts):
     path = write_hdf5(tmp_path / "a.h5", table)
     ds = open_catalog(path, **facts)
     Path(path).unlink()
-    with pytest.raises(StoreError, match=r"a\.h5': cannot read halos/Mass slice\(0, 5000"):
+    with pytest.raises(StoreError, match=r"a\.h5': cannot read halos/Mass, rows 0 to 4999"):
         ds["mass"].compute()
 
 
@@ -468,7 +468,7 @@ def test_damaged_field(copy_of):
     path = copy_of()
     damage(path, "fields/momentum")
     _, true = open_box(path)
-    with pytest.raises(StoreError, match=r"copy.h5.*cannot read fields/momentum \(slice"):
+    with pytest.raises(StoreError, match=r"copy.h5.*cannot read fields/momentum"):
         true["velocity"].compute()
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
-from functools import wraps
+from functools import cached_property, wraps
 from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -28,14 +29,52 @@ def forwards(room: str) -> Callable[[_Method], _Method]:
     """
 
     def decorate(method: _Method) -> _Method:
-        @wraps(method)
-        def call(self: Recon, *args: Any, **options: Any) -> Any:
-            module = importlib.import_module(f"cosmofields.{room}")
-            return getattr(module, method.__name__)(self._obj, *args, **options)
-
-        return cast(_Method, call)
+        return cast(_Method, _Forwarding(method, room))
 
     return decorate
+
+
+class _Forwarding:
+    """A method with the docstring of its function, which is imported when the method is asked for.
+
+    The class alone, and what lists its names, load nothing.
+    """
+
+    def __init__(self, method: Callable[..., Any], room: str) -> None:
+        self.method = method
+        self.room = room
+
+    def __get__(self, obj: Any, owner: type) -> Any:
+        return self.call if obj is None else self.call.__get__(obj, owner)
+
+    @cached_property
+    def call(self) -> Callable[..., Any]:
+        name = self.method.__name__
+        module = importlib.import_module(f"cosmofields.{self.room}")
+
+        @wraps(self.method)
+        def call(self: Recon, *args: Any, **options: Any) -> Any:
+            return getattr(module, name)(self._obj, *args, **options)
+
+        call.__doc__ = of_method(getattr(module, name))
+        return call
+
+
+def of_method(function: Callable[..., Any]) -> str:
+    """Docstring of a function for the method that gives it its first argument."""
+    doc = inspect.getdoc(function) or ""
+    head, title, rest = doc.partition("\nParameters\n----------\n")
+    entry, *lines = rest.splitlines()
+    end = next((i for i, line in enumerate(lines) if line and line[0] != " "), len(lines))
+    names, _, kind = entry.partition(" : ")
+    first, _, further = names.partition(", ")
+    # Of several arguments in one entry, the first alone goes.
+    kept = [entry.replace(f"{first}, ", "", 1), *lines] if further else lines[end:]
+    if len(kept) > 1 and kept[1].startswith("---"):
+        title = ""  # the first section that is left begins there
+    kind = f", {kind}" if kind else ""
+    said = f"``{first}`` of :func:`cosmofields.{function.__name__}` is this object{kind}."
+    return "\n".join([head, said, title.rstrip(), *kept])
 
 
 class Recon:

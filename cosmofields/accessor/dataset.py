@@ -115,7 +115,29 @@ class DatasetRecon(Recon):
     # --- a catalogue ---
 
     def select(self, number_density: Sequence[float] | None = None, *, seed: int = 0) -> xr.Dataset:
-        """See :func:`cosmofields.select`; default: the paper's four bins."""
+        """The most massive halos to a number density, in mass bins.
+
+        ``halos`` of :func:`cosmofields.select`, which says more, is this object.
+
+        Parameters
+        ----------
+        number_density : sequence of float, optional
+            Cumulative, rising, in (h/Mpc)^3: one for each mass bin; default: the paper's four.
+        seed : int
+            Of the order in which halos of one mass are taken.
+
+        Returns
+        -------
+        Dataset
+            The chosen rows, with ``mass_bin`` (halo): 0 for the heaviest.
+
+        Raises
+        ------
+        CatalogError
+            If the densities do not rise, or the catalogue has too few halos.
+        MissingVariableError
+            If there are no masses to rank by, and more than one bin.
+        """
         from ..catalog import NUMBER_DENSITY, select
 
         edges = NUMBER_DENSITY if number_density is None else number_density

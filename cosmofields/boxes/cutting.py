@@ -172,7 +172,7 @@ def evaluate_sub_boxes(
     predicted, true : Dataset
         Two versions of one universe on the same periodic grid.
     size, stride
-        Of the parts, as in :func:`sub_boxes`.
+        As in :func:`sub_boxes`.
     taper : float
         Part of each side over which a Tukey window takes the field to zero, for the spectra.  A
         velocity, whose power falls steeply, needs about a third: its power is then right

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -80,6 +81,11 @@ def from_arrays(
     MissingVariableError
         If velocities are missing and ``los`` does not say that they are not needed.
     """
+    if isinstance(position, str | os.PathLike):
+        raise CatalogError(
+            f"position={os.fspath(position)!r}; expected an array (n, 3). A file is opened with "
+            f"open_catalog({os.fspath(position)!r}, box_size=..., redshift=..., cosmology=...)"
+        )
     _refuse_unit("box_size", box_size, "Mpc/h")
     facts = catalog_facts(box_size, redshift, cosmology, los)
     lengths = parse_box_size(box_size)
@@ -197,7 +203,12 @@ def check_columns(table: Mapping[str, Any]) -> None:
     """Raise :class:`CatalogError` unless the columns have equal rows of real numbers."""
     shape = table["position"].shape
     if len(shape) != 2 or shape[1] != 3:
-        raise CatalogError(f"`position` has shape {shape}; expected (n, 3)")
+        hint = ""
+        if len(shape) == 2 and shape[0] == 3:
+            hint = ": pass position.T"
+        elif len(shape) == 1:
+            hint = ": np.stack([x, y, z], axis=1), or of a file position=('x', 'y', 'z')"
+        raise CatalogError(f"`position` has shape {shape}; expected (n, 3){hint}")
     n = shape[0]
     for name, values in table.items():
         expected = (n,) if name == "mass" else (n, 3)
@@ -268,7 +279,9 @@ def check_masses(mass: NDArray[Any], least: float = 1e6) -> None:
     if median < least:
         raise CatalogError(
             f"The median of `mass` is {median:.4g}, which looks like log10 of the mass, or 1e10 "
-            "Msun/h units; expected Msun/h"
+            "Msun/h units; expected Msun/h: 10**mass, or 1e10 * mass (open_catalog takes "
+            "units={'mass': '1e10 Msun/h'}, or 'log10 Msun/h'; in the shell: --units "
+            "'mass=1e10 Msun/h')"
         )
     if median > 1e17:
         raise CatalogError(
@@ -289,10 +302,11 @@ def check_positions(position: NDArray[Any], lengths: Sequence[float]) -> None:
         return
     outside = ((position < -slack) | (position > sides + slack)).any(axis=1)
     hint = (
-        "They look centred on 0: add box_size / 2. (open_catalog takes origin=-box_size / 2)"
+        "They look centred on 0: add box_size / 2. (open_catalog takes origin=-box_size / 2; in "
+        f"the shell: --origin {' '.join(f'{-side / 2:g}' for side in dict.fromkeys(lengths))})"
         if (low < -0.3 * sides).all() and (high < 0.6 * sides).all()
         else "Are they in kpc/h, or is box_size wrong? "
-        "(open_catalog takes units={'position': 'kpc/h'})"
+        "(open_catalog takes units={'position': 'kpc/h'}; in the shell: --units position=kpc/h)"
         if (high > 100 * sides).any()
         else "Wrap them with position % box_size if that is what they mean."
     )
@@ -320,6 +334,11 @@ def wrap(position: NDArray[np.floating], lengths: Sequence[float]) -> NDArray[np
 
 def row_dim(catalog: xr.Dataset) -> str:
     """Row dim of a catalogue: ``"halo"``, or ``"particle"`` for matter."""
+    if not isinstance(catalog, xr.Dataset):
+        raise MissingVariableError(
+            f"A catalogue is a Dataset, and a {type(catalog).__name__} was given; make one with "
+            "from_arrays(position, velocity, mass, box_size=..., ...) or open_catalog(path)"
+        )
     if "position" not in catalog:
         raise MissingVariableError(
             "No `position` in this Dataset, so it is no catalogue; "

@@ -152,7 +152,7 @@ def to_redshift_space(catalog: xr.Dataset, los: str = "z") -> xr.Dataset:
     Parameters
     ----------
     catalog : Dataset
-        In real space.
+        In real space, with ``position`` in comoving Mpc/h and ``velocity`` in km/s.
     los : {"x", "y", "z"}
         Line of sight, one for the whole box (plane-parallel).
 
@@ -174,7 +174,8 @@ def to_redshift_space(catalog: xr.Dataset, los: str = "z") -> xr.Dataset:
     axis = AXES.index(check_los(los))
     if catalog.attrs.get("space") == "redshift":
         raise CatalogError(
-            f"The catalogue is in redshift space already (los={catalog.attrs.get('los')!r})"
+            f"The catalogue is in redshift space already (los={catalog.attrs.get('los')!r}): "
+            "leave to_redshift_space out"
         )
     lengths = box_lengths(catalog)
     rate = float(cosmology_of(catalog).aH(redshift_of(catalog)))

@@ -110,7 +110,8 @@ def paint(
     n_bins = max(len(edges), int(bins.max()) + 1)
     sums = np.bincount(bins, weight, n_bins)
     if (sums == 0).any():
-        raise CatalogError(f"Mass bin {int(np.argmin(sums))} of {n_bins} is empty: select again")
+        empty = f"Mass bin {int(np.argmin(sums))} of {n_bins} is empty"
+        raise CatalogError(f"{empty}; expected halos in each: halos.recon.select(...) again")
 
     position = halos["position"].transpose(dim, "component").data
     factor = np.prod(grid.shape) / sums.sum()

@@ -121,15 +121,15 @@ def report(
     CatalogError
         If ``halos`` are not in redshift space, or ``halos_true`` not in real space.
 
+    See Also
+    --------
+    cosmofields.evaluation.evaluate : the same numbers, without the files
+
     Notes
     -----
     Eager.  The directory holds ``report.html``, ``results.zarr`` (and ``results.nc`` where h5netcdf
     is installed), ``tables/NAME.csv`` and ``.tex``, ``figures/NAME.png``, ``.pdf``, ``.csv`` and
     ``.txt`` (the caption).  It appears when it is whole: a run that dies leaves none.
-
-    See Also
-    --------
-    cosmofields.evaluation.evaluate : the same numbers, without the files
     """
     require_extra("matplotlib", "plot", "A report")
     require_extra("jinja2", "plot", "A report")

@@ -40,7 +40,7 @@ def power_spectrum(
     ----------
     field : DataArray, dims (x, y, z) or (component, x, y, z)
         Whole box, periodic if there is no ``taper``.
-    other : DataArray, optional
+    other : DataArray, dims of ``field``, optional
         Second field on the same grid, both scalars or both vectors; default ``field`` itself.
     edges : array, optional
         Increasing edges of the bins in h/Mpc; bin i holds edges[i] <= k < edges[i + 1].  Default:

@@ -41,6 +41,11 @@ ELLS = (0, 2, 4)
 def _field(field: xr.DataArray) -> xr.DataArray:
     check_field(field, "A spectrum or correlation function")
     extra = [str(dim) for dim in field.dims if dim not in ("component", *AXES)]
+    if extra and not set(AXES) <= set(field.dims):
+        raise DimensionError(
+            f"`{field.name or 'field'}` has dims {field.dims}; expected (x, y, z) or (component, "
+            "x, y, z): cosmofields.from_grid(field.data, name='delta', box_size=...) names them"
+        )
     if extra:
         raise DimensionError(
             f"`{field.name or 'field'}` has dims {field.dims}; expected (x, y, z) or "

@@ -22,6 +22,10 @@ _NUMBER = {"units": "1"}
 def cell_statistics(predicted: xr.DataArray, true: xr.DataArray) -> xr.Dataset:
     """Moments over the cells of two fields, and the scores that follow from them.
 
+    With the deviations dp and dt of prediction p and truth t from their means: C_r = <dp dt> /
+    (<dp^2> <dt^2>)^(1/2), rms_error = <(p - t)^2>^(1/2), slope = <dp dt> / <dp^2>, that of the
+    line that fits the truth by the prediction.
+
     Parameters
     ----------
     predicted, true : DataArray, dims (x, y, z) or (component, x, y, z)
@@ -140,7 +144,7 @@ def slope(predicted: xr.DataArray, true: xr.DataArray) -> xr.DataArray:
 
 
 def magnitude(vector: xr.DataArray) -> xr.DataArray:
-    """Length of a vector in each cell.
+    """Length of a vector in each cell: |v| = (v_x^2 + v_y^2 + v_z^2)^(1/2).
 
     Parameters
     ----------
@@ -168,6 +172,8 @@ def magnitude(vector: xr.DataArray) -> xr.DataArray:
 
 def misalignment(predicted: xr.DataArray, true: xr.DataArray) -> xr.DataArray:
     """1 - cos phi in each cell, phi the angle between the predicted and the true vector.
+
+    cos phi = p.t / (|p| |t|).
 
     Parameters
     ----------

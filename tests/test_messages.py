@@ -1,0 +1,235 @@
+"""What a newcomer meets: each message says what was given, what was expected, what to type."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import cosmofields as cf
+from cosmofields.cli import main
+from cosmofields.conventions import CosmofieldsError
+
+COSMOLOGY = {"Omega_m": 0.268, "Omega_b": 0.0445, "h": 0.71, "n_s": 0.968, "sigma8": 0.83}
+BOX: dict[str, Any] = {"box_size": 100.0, "redshift": 0.59, "cosmology": COSMOLOGY}
+OPTIONS = (
+    "--box-size 100 --redshift 0.59 "
+    "--cosmology Omega_m=0.268,Omega_b=0.0445,h=0.71,n_s=0.968,sigma8=0.83"
+).split()
+
+
+@pytest.fixture
+def columns(halos: xr.Dataset) -> tuple[Any, Any, Any]:
+    return tuple(halos[name].values for name in ("position", "velocity", "mass"))
+
+
+@pytest.fixture
+def csv(columns: tuple[Any, Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Write a table of the halos after a change: ``csv(lambda t: t.drop(columns="mass"))``."""
+    monkeypatch.chdir(tmp_path)
+    position, velocity, mass = columns
+    table = pd.DataFrame(
+        np.hstack([position, velocity, mass[:, None]]), columns="x y z vx vy vz mass".split()
+    )
+
+    def write(change: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table) -> str:
+        change(table.copy()).to_csv("halos.csv", index=False)
+        return "halos.csv"
+
+    return write
+
+
+def says(*parts: str) -> Any:
+    """Expect an error of ours that says each of these, in this order."""
+    return pytest.raises(CosmofieldsError, match="(?s)" + ".*".join(map(re.escape, parts)))
+
+
+# --- arrays ---
+
+
+def test_arrays(columns: tuple[Any, Any, Any]) -> None:
+    position, velocity, mass = columns
+    with says("shape (3, 5000)", "expected (n, 3)", "position.T"):
+        cf.from_arrays(position.T, velocity, mass, **BOX)
+    with says("shape (5000,)", "expected (n, 3)", "np.stack([x, y, z], axis=1)"):
+        cf.from_arrays(position[:, 0], velocity, mass, **BOX)
+    with says("position='halos.h5'", "expected an array (n, 3)", "open_catalog('halos.h5'"):
+        cf.from_arrays("halos.h5", **BOX)
+    with says("looks like log10", "expected Msun/h", "10**mass", "--units 'mass=1e10 Msun/h'"):
+        cf.from_arrays(position, velocity, np.log10(mass), **BOX)
+    with says("outside the box", "0 to 100 Mpc/h", "centred on 0", "--origin -50"):
+        cf.from_arrays(position - 50, velocity, mass, **BOX)
+    with says("outside the box", "in kpc/h", "--units position=kpc/h"):
+        cf.from_arrays(position * 1000, velocity, mass, **BOX)
+    with says("redshift=-1", "expected a number above -1, e.g. 0.59"):
+        cf.from_arrays(position, velocity, mass, **{**BOX, "redshift": -1})
+
+
+def test_another_thing_than_a_catalogue(columns: tuple[Any, Any, Any]) -> None:
+    position = columns[0]
+    for call in (cf.select, cf.to_redshift_space, cf.paint):
+        with says("A catalogue is a Dataset", "ndarray was given", "from_arrays(", "open_catalog("):
+            call(position)
+    with says("A ndarray was given", "expected paths", "from_arrays("):
+        cf.open_catalog(position, **BOX)
+
+
+def test_twice_in_redshift_space(tracers: xr.Dataset) -> None:
+    with says("in redshift space already (los='z')", "leave to_redshift_space out"):
+        cf.to_redshift_space(tracers, "z")
+
+
+def test_cosmologies() -> None:
+    astropy = pytest.importorskip("astropy.cosmology")
+    curved = astropy.LambdaCDM(H0=70, Om0=0.3, Ode0=0.8)
+    with says("is not flat LCDM", "FlatLambdaCDM", "{'Omega_m': 0.268"):
+        cf.from_arrays(np.zeros((1, 3)), los="z", **{**BOX, "cosmology": curved})
+
+
+# --- files ---
+
+
+def test_files(csv: Any, tmp_path: Path) -> None:
+    path = csv()
+    with says("No `box_size`, `redshift`", "box_size=300.0", "--box-size 300 --redshift 0.59"):
+        cf.open_catalog(path)
+    with says(
+        "units='kpc/h'", "expected position, velocity or mass", "units={'position': 'kpc/h'}"
+    ):
+        cf.open_catalog(path, units="kpc/h", **BOX)
+    with says("shape (5000,)", "expected (n, 3)", "position=('x', 'y', 'z')"):
+        cf.open_catalog(path, position="x", **BOX)
+    (tmp_path / "empty.csv").touch()
+    with says("'empty.csv' is empty", "expected one of", "csv", "docs/formats.md"):
+        cf.open_catalog("empty.csv", **BOX)
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    with says("'photo.png' is of no format that is known here", "expected one of", "hdf5"):
+        cf.open_catalog("photo.png", **BOX)
+
+
+def test_a_group_that_is_not_there_lists_what_is(box_file: Path) -> None:
+    with says("No dataset that is `position`", "halos/Position (", "group='...'"):
+        cf.open_catalog(box_file, group="halo")
+
+
+def test_text_among_numbers(csv: Any) -> None:
+    path = csv(lambda table: table.astype({"mass": object}).replace({"mass": {table.mass[3]: "a"}}))
+    with says("'halos.csv': cannot read mass, rows 0 to ", "could not convert"):
+        cf.open_catalog(path, **BOX).recon.select()
+
+
+# --- fields ---
+
+
+def test_fields(observed: xr.Dataset) -> None:
+    field = observed["halo_density"]
+    with says("A ndarray was given", "expected a Dataset with `halo_density`", "paint()"):
+        cf.linear_theory(field.values)
+    with says("A DataArray was given", ".to_dataset(name='halo_density')"):
+        cf.linear_theory(field)
+    linear = observed.recon.linear_theory(bias=1.5)
+    with says("`density` has dims", "expected ('component', 'x', 'y', 'z')", "ds['velocity']"):
+        cf.divergence(linear["density"])
+    with says("`velocity` has dims", "expected ('x', 'y', 'z')", ".sel(component='x')"):
+        cf.gradient(linear["velocity"])
+    with says("has dims ('dim_0', 'dim_1', 'dim_2')", "expected (x, y, z)", "from_grid("):
+        cf.power_spectrum(xr.DataArray(np.zeros((8, 8, 8))))
+    with says("divergence needs a periodic box", "is False here", "cut the result"):
+        cf.divergence(linear["velocity"].assign_attrs(periodic=False))
+    with says("weight(chi) is not finite at chi = 0 Mpc/h", "from 0 to 93.75 Mpc/h"):
+        with np.errstate(divide="ignore"):
+            cf.kinetic_sz(linear, los="z", weight=lambda chi: 1 / chi)
+
+
+def test_methods_of_the_other_kind_and_typos(observed: xr.Dataset, tracers: xr.Dataset) -> None:
+    linear = observed.recon.linear_theory(bias=1.5)
+    for obj, name, parts in (
+        (linear, "power_spectrum", ["is of a field", "Dataset", "ds['density'].recon.power"]),
+        (linear["density"], "evaluate", ["is of a Dataset", "ds.recon.evaluate(...)"]),
+        (tracers, "slect", ["has no 'slect'", "did you mean select?"]),
+        (tracers, "zzz", ["has no 'zzz'", "there are", "to_redshift_space"]),
+    ):
+        with pytest.raises(AttributeError, match=".*".join(map(re.escape, parts))):
+            getattr(obj.recon, name)
+    assert not hasattr(tracers.recon, "_ipython_display_")
+    assert repr(copy.copy(tracers.recon)) == repr(tracers.recon)
+    assert repr(pickle.loads(pickle.dumps(tracers.recon))) == repr(tracers.recon)
+
+
+# --- what is not installed ---
+
+
+@pytest.mark.parametrize(
+    ("library", "extra", "call"),
+    [
+        ("astropy", "io", lambda path: cf.open_catalog(path("a.fits", b"SIMPLE  ="), **BOX)),
+        ("pyarrow", "io", lambda path: cf.open_catalog(path("a.parquet", b"PAR1"), **BOX)),
+        ("obstore", "share", lambda path: cf.open_store("s3://bucket/a.zarr")),
+        (
+            "icechunk",
+            "share",
+            lambda path: cf.open_store(path("repo", b"").with_name("a.icechunk")),
+        ),
+        ("matplotlib", "plot", lambda path: cf.report(xr.Dataset(), xr.Dataset(), "out")),
+        ("kdcount", "sim", lambda path: cf.simulate("a.zarr", seed=1)),
+    ],
+)
+def test_extras(
+    library: str,
+    extra: str,
+    call: Callable[[Any], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def path(name: str, content: bytes) -> Path:
+        (tmp_path / name).write_bytes(content + bytes(3000))
+        return tmp_path / name
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.icechunk").mkdir()
+    for name in [name for name in sys.modules if name.split(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    with says(library, f"pip install 'cosmofields[{extra}]'"):
+        call(path)
+
+
+# --- the shell ---
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "parts"),
+    [
+        (None, [], ["No `box_size`", "--box-size 300"]),
+        ("mass", OPTIONS, ["No `mass`", "--model no-mass"]),
+        ("vz", OPTIONS, ["No `velocity`", "--redshift-space --los x"]),
+        (None, [*OPTIONS, "--model", "defualt"], ["No model 'defualt'", "default, no-mass"]),
+        (None, [*OPTIONS, "--memory", "plenty"], ["memory='plenty'", "'6 GB'"]),
+        (None, [*OPTIONS, "--units", "position=parsec"], ["'parsec'", "expected one of Mpc/h"]),
+        (None, [*OPTIONS, "--redshift-space"], ["--redshift-space needs --los"]),
+        (None, [*OPTIONS, "--n-grid", "16"], ["cell size 6.25 Mpc/h", "--n-grid 44"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::cosmofields.catalog.plausible.UnitsWarning")
+def test_predict(
+    change: str | None,
+    words: list[str],
+    parts: list[str],
+    csv: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = csv(lambda table: table.drop(columns=change) if change else table)
+    assert main(["predict", path, *words, "--out", "a.zarr"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("cosmofields predict: ")
+    assert re.search(".*".join(map(re.escape, parts)), said, re.DOTALL), said
+    assert not Path("a.zarr").exists()

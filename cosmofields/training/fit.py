@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -263,6 +265,21 @@ def _quiet() -> Iterator[None]:
             log.setLevel(level)
 
 
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Ctrl-C as an interrupt: Lightning leaves the program, and ignores any that come after."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as left:
+        if isinstance(left.__context__, KeyboardInterrupt):
+            raise left.__context__ from None
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
 def run_fit(
     fit: Fit,
     data: tuple[Loader, Loader],
@@ -314,7 +331,8 @@ def run_fit(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(fit, *data, ckpt_path=str(last) if last.exists() else None)
+        with _interrupts():
+            trainer.fit(fit, *data, ckpt_path=str(last) if last.exists() else None)
     if devices > 1:
         # The processes that had them are gone.
         best.on_load_checkpoint(trainer, fit, torch.load(last, map_location="cpu"))

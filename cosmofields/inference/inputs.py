@@ -132,7 +132,14 @@ def check_box(observed: xr.Dataset, card: dict[str, Any], multiple: int = 4) -> 
     ModelMismatchError
         Naming every difference, a model that ships and fits, and how to overrule it.
     """
-    wrong = _differences(observed, card["trained_for"], multiple)
+    try:
+        wrong = _differences(observed, card["trained_for"], multiple)
+    except (KeyError, TypeError, AttributeError) as error:  # a card that somebody else wrote
+        raise ModelMismatchError(
+            f"The card of the model {card['name']!r} does not say what it was trained for "
+            f"({error!r}); expected trained_for with cell_size, number_density, redshift, "
+            "cosmology, weighting and space. To use it all the same: allow_mismatch=True"
+        ) from error
     if not wrong:
         return
     others = {name: load_cards(name)["density"] for name in zoo()}

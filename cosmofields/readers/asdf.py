@@ -22,6 +22,7 @@ from .dialect import Ask, View, merged, number
 from .parts import UNREADABLE, Part, Table, check_declared, read_exactly
 
 MAGIC, TREE = b"\xd3BLK", 2**20  # a block; bytes of the YAML, at most
+NODES, NESTING = 2**17, 64  # of the tree: values and what holds them, and how deep
 PIECE = 2**28  # bytes that a piece of a block unpacks to, at most
 _HEADER = struct.Struct(">I4sQQQ16s")
 _TYPES = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
@@ -80,7 +81,21 @@ def _tree(path: str) -> tuple[dict[str, Any], int]:
     if not head.startswith(b"#ASDF ") or end is None:
         raise StoreError(f"{path!r} is no ASDF file, or the tree at its beginning is cut off")
     tree = yaml.load(head[: end.end()], _Loader)
+    if _nodes(tree, {}, 0) > NODES:
+        raise StoreError(f"{path!r}: the tree of the file has more than {NODES} values")
     return (tree if isinstance(tree, dict) else {}), end.end()
+
+
+def _nodes(value: Any, known: dict[int, int], depth: int) -> int:
+    """Values in a tree, where each alias counts as all that it stands for."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = NODES + 1  # as long as it is not known: of a node within itself
+        parts = value.values() if isinstance(value, dict) else value
+        below = sum(_nodes(part, known, depth + 1) for part in parts)
+        known[id(value)] = 1 + below if depth < NESTING else NODES + 1
+    return known[id(value)]
 
 
 def _blocks(path: str, start: int) -> list[_Block]:
@@ -174,6 +189,13 @@ def _unpack(path: str, block: _Block, low: int, high: int) -> Iterator[bytes]:
 def compaso(table: Table, ask: Ask) -> View:
     """Halos: positions in units of the box and about 0, velocities in units of the box too."""
     path, header = table.path, table.attrs[""]
+    if "N_total" in table.parts and "x_L2com" not in table.parts:
+        raise StoreError(
+            f"{path!r} says how AbacusSummit's halos were cleaned, not where they are. Open those "
+            "that were found, halo_info_*.asdf; or clean them by abacusutils: "
+            "CompaSOHaloCatalog(folder, cleaned=True), of its halos those with N > 0, and "
+            "from_arrays(x_L2com + box_size / 2, v_L2com, N * ParticleMassHMsun, ...)"
+        )
     facts = merged(ask)
     side = number(header, "BoxSizeHMpc", path)
     facts["box_size"] = side if facts["box_size"] is None else facts["box_size"]

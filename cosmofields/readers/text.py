@@ -1,14 +1,17 @@
 """Text: comma- or space-separated columns, and the lists of Rockstar and Consistent Trees.
 
 The one thing read when a text is opened is where its lines begin, so that a task can read its own.
+A text in gzip has no places to begin at: each task unpacks what comes before its rows and drops it.
 """
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +23,42 @@ from .parts import Part, Table
 STRIDE = 2**14  # lines from one known beginning to the next
 BLOCK = 2**24  # bytes read at once
 LONGEST, COMMENTS = 2**16, 10_000  # bytes of a line; lines before the table
+HEAD = 2**24  # bytes before the table
 TASK = 2**28  # bytes of text that a task should parse, at most
+GZIP = b"\x1f\x8b"
+UNPACKED = 2**30  # bytes that a text in gzip may become
+
+
+def open_text(path: str) -> BinaryIO:
+    """The bytes of a text, unpacked if they are in gzip."""
+    with open(path, "rb") as file:
+        packed = file.read(2) == GZIP
+    return gzip.open(path) if packed else open(path, "rb")  # type: ignore[return-value]
+
+
+def _size(path: str) -> int:
+    """Bytes of a text, which of one in gzip are counted as it is unpacked."""
+    with open_text(path) as file:
+        if not isinstance(file, gzip.GzipFile):
+            return Path(path).stat().st_size
+        size = 0
+        while block := file.read(BLOCK):
+            size += len(block)
+            if size > UNPACKED:
+                raise StoreError(
+                    f"{path!r} unpacks to more than {UNPACKED >> 30} GB, too much to be unpacked "
+                    f"for each part that is read: gunzip -k {path!r}"
+                )
+        return size
 
 
 def looks_like_text(head: bytes) -> bool:
     """Whether the first bytes of a file can be a table of numbers with names above them."""
+    if head.startswith(GZIP):
+        try:
+            head = zlib.decompressobj(wbits=31).decompress(head, 4096)
+        except zlib.error:
+            return False
     line = head.split(b"\n")[0]
     return bool(line.strip()) and bool(re.fullmatch(rb"[\x09\x0d\x20-\x7e]+", line))
 
@@ -35,8 +69,7 @@ def scan_text(path: str) -> Table:
     n_lines, begins = _index(path, start)
     if not names:
         raise StoreError(f"{path!r} has no line that names its columns")
-    size = Path(path).stat().st_size - start
-    per_line = max(size / max(n_lines, 1), 1)
+    per_line = max((begins[-1] - start) / max(n_lines, 1), 1)
     # A chunk is a whole number of strides, and no more than a task should parse.
     chunk = STRIDE * max(int(TASK / per_line / STRIDE), 1)
     where = (begins, separator, len(names))
@@ -54,7 +87,7 @@ def _head(path: str) -> tuple[list[str], list[str], str, int]:
     """Comment lines, names of the columns, what separates them, and where the rows begin."""
     comments: list[str] = []
     start = 0
-    with open(path, "rb") as file:
+    with open_text(path) as file:
         while True:
             line = file.readline(LONGEST)
             if len(line) == LONGEST:
@@ -63,8 +96,10 @@ def _head(path: str) -> tuple[list[str], list[str], str, int]:
             if line and (text.startswith("#") or not text):
                 comments.append(text.lstrip("#").strip())
                 start = file.tell()
-                if len(comments) > COMMENTS:
-                    raise StoreError(f"{path!r} begins with over {COMMENTS} lines of comments")
+                if len(comments) > COMMENTS or start > HEAD:
+                    raise StoreError(
+                        f"{path!r} begins with over {COMMENTS} lines, or {HEAD} bytes, of comments"
+                    )
                 continue
             break
     if not line:
@@ -97,8 +132,8 @@ def _is_number(field: str) -> bool:
 
 def _index(path: str, start: int) -> tuple[int, tuple[int, ...]]:
     """Number of lines from byte ``start`` on; where every ``STRIDE``-th begins, and all end."""
-    size = Path(path).stat().st_size
-    with open(path, "rb") as file:
+    size = _size(path)
+    with open_text(path) as file:
         file.seek(max(start, size - LONGEST))
         tail = file.read(LONGEST)
         stop = size - len(tail) + len(tail.rstrip())  # blank lines at the end are none
@@ -130,7 +165,7 @@ def read_text(part: Part, rows: slice) -> NDArray[Any]:
     first, last = low // STRIDE, -(-high // STRIDE)
     if first >= last:
         return np.empty(0)
-    with open(part.path, "rb") as file:
+    with open_text(part.path) as file:
         file.seek(begins[first])
         data = file.read(begins[last] - begins[first])
     table = pd.read_csv(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -12,10 +12,11 @@ from dask.diagnostics.progress import ProgressBar
 
 from ..conventions import StoreError
 from .places import StorePath, brief, place_of
-from .reading import Found, check_whole, chunks_of, grid_of, in_ledger, look, stored
+from .reading import Found, Stored, check_whole, chunks_of, grid_of, in_ledger, look, stored
 from .vetting import Opened, digest, read_json
 
 _TASKS = 2000  # for a bar that moves, and a graph that stays small
+_LOST = 1000  # chunks of an array, of which each is named
 
 
 class Damage(NamedTuple):
@@ -66,13 +67,26 @@ def verify(
     """
     found = look(place_of(path, storage_options))
     check_whole(found)
-    damages = list(_metadata(found))
-    size = max(1, sum(map(chunks_of, found.arrays.values())) // _TASKS)
+    there = stored(found)
+    damages = list(_metadata(found, there or {}))
+    whole = found.attrs.get("complete") is True
+    chosen: dict[str, Sequence[int]] = {}
+    for name, array in found.arrays.items():
+        n = chunks_of(array)
+        numbers: Sequence[int] = range(n)
+        if there is not None and n - there[name].n > (_LOST if whole else 0):
+            # No more than what there is, whatever the shape says; what is not there in a store
+            # that does not say that it is whole is no damage.
+            numbers = sorted({*there[name].numbers})
+            if whole:
+                damages.append(Damage(name, "", f"{n - len(numbers):,} of {n:,} chunks are lost"))
+        if not in_ledger(name):
+            chosen[name] = numbers
+    size = max(1, sum(map(len, chosen.values())) // _TASKS)
     tasks = [
-        dask.delayed(_read)(name, array, part)
-        for name, array in found.arrays.items()
-        if not in_ledger(name)
-        for part in _parts(chunks_of(array), size)
+        dask.delayed(_read)(name, found.arrays[name], part)
+        for name, numbers in chosen.items()
+        for part in _parts(numbers, size)
     ]
     with ProgressBar(out=sys.stderr) if progress else nullcontext():
         for some in dask.compute(*tasks):
@@ -80,12 +94,12 @@ def verify(
     return damages
 
 
-def _parts(n: int, size: int) -> Iterator[range]:
+def _parts(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     """Numbers of the chunks of an array, so many a task."""
-    return (range(start, min(start + size, n)) for start in range(0, n, size))
+    return (numbers[start : start + size] for start in range(0, len(numbers), size))
 
 
-def _read(name: str, array: Any, part: range) -> list[Damage]:
+def _read(name: str, array: Any, part: Sequence[int]) -> list[Damage]:
     """Decode some chunks of an array."""
     damages = []
     grid, pieces = grid_of(array), array.shards or array.chunks
@@ -116,7 +130,7 @@ def _what(error: BaseException) -> str:
     return f"cannot be decoded ({said})"
 
 
-def _metadata(found: Found) -> Iterator[Damage]:
+def _metadata(found: Found, there: Mapping[str, Stored]) -> Iterator[Damage]:
     """What is wrong beside the chunks."""
     said = found.made.get("metadata_sha256")
     if said is not None and said != digest(found.documents):
@@ -136,6 +150,6 @@ def _metadata(found: Found) -> Iterator[Damage]:
             own.pop("consolidated_metadata", None)
             if own != document:
                 yield Damage(name, key, "says something else than the root's zarr.json")
-    for name, there in (stored(found) or {}).items():
-        if there.beyond:
-            yield Damage(name, "", f"{there.beyond} chunks lie beyond its shape")
+    for name, one in there.items():
+        if one.beyond:
+            yield Damage(name, "", f"{one.beyond} chunks lie beyond its shape")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import re
+from array import array
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -34,7 +35,7 @@ Chunks = Mapping[str, int] | Literal["auto"] | None
 _AS_STORED: Mapping[str, int] = {}
 LEDGER = "ledger"  # group of a store that is filled in stages, until it is whole
 OF_THE_STORE = ("complete", "README")  # attributes that what is made from a store does not have
-_CHUNK = re.compile(r"(?:c[/.]?)?((?:\d+[/.])*\d+)?")
+_CHUNK = re.compile(r"(?:c[/.]?)?((?:\d{1,15}[/.])*\d{1,15})?")
 _TEXT = 2**27  # bytes of a chunk of text, decoded
 
 
@@ -310,6 +311,8 @@ class Stored:
     nbytes: int = 0
     beyond: int = 0
     """Chunks beyond the shape of the array."""
+    numbers: array[int] = field(default_factory=lambda: array("q"))
+    """Of the chunks, counted in C order."""
 
 
 def stored(found: Found) -> dict[str, Stored] | None:
@@ -331,6 +334,10 @@ def stored(found: Found) -> dict[str, Stored] | None:
         else:
             counts[name].n += 1
             counts[name].nbytes += nbytes
+            number = 0
+            for i, n in zip(at, grids[name], strict=False):
+                number = number * n + i
+            counts[name].numbers.append(number)
     return counts
 
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
@@ -238,7 +237,7 @@ def _inside(root: Path, key: str, place: Place) -> Path:
 def _check(found: Documents, place: Place) -> None:
     if len(found) > NODES:
         raise StoreError(f"'{place}' has {len(found):,} groups and arrays; at most {NODES:,}")
-    eager = np.zeros(2)  # values and chunks
+    values = chunks = 0  # that are read when the store is opened
     for name, document in found.items():
         if name:
             _check_name(name, place)
@@ -249,11 +248,13 @@ def _check(found: Documents, place: Place) -> None:
         if not isinstance(document.get("attributes", {}), dict):
             raise StoreError(f"'{place}': the attributes of {name or '/'!r} are no dict")
         if document.get("node_type") == "array":
-            eager += _check_array(name, document, place)
-            if eager[0] > EAGER or eager[1] > EAGER_CHUNKS:
+            shape, grid = _check_array(name, document, place)
+            if _is_eager(name, document):
+                values, chunks = values + math.prod(shape), chunks + math.prod(grid)
+            if values > EAGER or chunks > EAGER_CHUNKS:
                 raise StoreError(
-                    f"'{place}': coordinates and text up to `{name}` have {eager[0]:.3g} values in "
-                    f"{eager[1]:.3g} chunks, which would be read into memory at once; at most "
+                    f"'{place}': coordinates and text up to `{name}` have {values:,} values in "
+                    f"{chunks:,} chunks, which would be read into memory at once; at most "
                     f"{EAGER:,} in {EAGER_CHUNKS:,}"
                 )
 
@@ -267,8 +268,10 @@ def _check_name(name: str, place: Place) -> None:
             raise StoreError(f"'{place}' has a group or array of the name {name[:300]!r}")
 
 
-def _check_array(name: str, document: Mapping[str, Any], place: Place) -> tuple[float, float]:
-    """Values and chunks of an array that are read when its store is opened."""
+def _check_array(
+    name: str, document: Mapping[str, Any], place: Place
+) -> tuple[list[int], list[int]]:
+    """Shape of an array, and chunks along each axis."""
     shape: Any = document.get("shape")
     chunks: Any
     if "chunks" in document:  # format 2
@@ -277,9 +280,9 @@ def _check_array(name: str, document: Mapping[str, Any], place: Place) -> tuple[
         used: Any = [*(filters if isinstance(filters, list) else [filters])]
         used += [document["compressor"]] if document.get("compressor") else []
     else:
-        grid = document.get("chunk_grid")
-        grid = grid.get("configuration") if isinstance(grid, dict) else None
-        chunks = grid.get("chunk_shape") if isinstance(grid, dict) else None
+        how = document.get("chunk_grid")
+        how = how.get("configuration") if isinstance(how, dict) else None
+        chunks = how.get("chunk_shape") if isinstance(how, dict) else None
         used = document.get("codecs")
     if not _sizes(shape, 0) or not _sizes(chunks, 1) or len(shape) != len(chunks):
         raise StoreError(
@@ -298,10 +301,10 @@ def _check_array(name: str, document: Mapping[str, Any], place: Place) -> tuple[
             raise StoreError(
                 f"'{place}': `{name}` has {key}={str(value)[:100]!r}; expected a number"
             )
-    n = math.prod(-(-side // chunk) for side, chunk in zip(shape, chunks, strict=True))
-    if n > CHUNKS:
-        raise StoreError(f"'{place}': `{name}` has {n:.3g} chunks; at most {CHUNKS:,}")
-    return (math.prod(shape), n) if _is_eager(name, document) else (0, 0)
+    grid = [-(-side // chunk) for side, chunk in zip(shape, chunks, strict=True)]
+    if math.prod(grid) > CHUNKS:
+        raise StoreError(f"'{place}': `{name}` has {math.prod(grid):,} chunks; at most {CHUNKS:,}")
+    return shape, grid
 
 
 def _sizes(value: Any, least: int) -> bool:

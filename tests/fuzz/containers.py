@@ -318,7 +318,14 @@ def asdf_changed(data: bytes, draws: Draws) -> bytes:
         laughs = b"a0: &a0 [1,1,1,1,1,1,1,1,1]\n" + b"".join(
             f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n".encode() for i in range(1, 9)
         )
-        return data[:end] + b"\n" + laughs + data[end:]
+        lines = data[:end].split(b"\n")
+        at = data.find(b"\n", data.find(b"\n---") + 1) + 1
+        keys = [i for i, line in enumerate(lines) if b": " in line and not line.startswith(b"%")]
+        if keys:
+            i = pick(draws, keys)
+            lines[i] = lines[i].split(b": ")[0] + b": *a8"
+        tree = b"\n".join(lines)
+        return tree[:at] + laughs + tree[at:] + data[end:]
     starts = [at for at in range(end, len(data)) if data[at : at + 4] == b"\xd3BLK"]
     if not starts:
         return bytes_changed(data, draws)

@@ -82,7 +82,7 @@ hooks: $(VENV)/dev.stamp ## what pre-commit checks, on every file; `.venv/bin/pr
 	$(BIN)/pre-commit run --all-files
 
 docs: $(VENV)/dev.stamp ## the site, docs/_build/html/index.html; warnings are errors (DOCS=linkcheck checks the links)
-	$(BIN)/python -m sphinx -W --keep-going -q -b $(DOCS) docs docs/_build/$(DOCS)
+	$(BIN)/python -m sphinx -W --keep-going -q -b $(DOCS) $(if $(filter linkcheck,$(DOCS)),-D nb_execution_mode=off) docs docs/_build/$(DOCS)
 
 notebooks: export COSMOFIELDS_NOTEBOOKS = all
 notebooks: $(VENV)/dev.stamp ## run every notebook, by nbmake, with warnings as errors (`make test` runs the fastest)
@@ -104,7 +104,7 @@ slurm: $(VENV)/dev.stamp ## the tests of a real Slurm cluster on this machine (n
 	tests/slurm/run.sh
 
 clean: ## remove .venv, caches, builds and demo-output
-	rm -rf $(VENV) .venv-min .venv-upstream build dist demo-output docs/_build docs/generated .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-min .venv-upstream build dist demo-output docs/_build docs/generated docs/notebooks .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find cosmofields tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment -------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import Any
 
 TARGETS = ("readers", "stores", "models")
 FOUND_BEFORE = Path(__file__).parents[1] / "data" / "fuzz"
-ROUND = 1000  # cases of a target by an engine, before the next has its turn
+ROUND = 500  # cases of a target by an engine, before the next has its turn
 
 
 def main() -> int:
@@ -88,10 +88,10 @@ def _run(args: argparse.Namespace, engines: list[str], scratch: Path) -> int:
             n = min(each - tally.cases, ROUND)
             if n > 0:
                 ENGINES[engine](bench, whole[target], n, seed, tally)
+            text = json.dumps(_told(args, tallies), indent=2)
+            if args.out:
+                args.out.write_text(text + "\n")
         seed += ROUND
-        text = json.dumps(_told(args, tallies), indent=2)
-        if args.out:
-            args.out.write_text(text + "\n")
         done = [tally.cases for name, tally in tallies.items() if name != "found before"]
         if min(done) >= each:
             break

@@ -45,7 +45,7 @@ class DataArrayRecon(Recon):
             derived = ".divergence(), .curl(), .helmholtz()" if self._is_vector() else ".gradient()"
             steps = [
                 ".power_spectrum(), .multipoles(), .correlations(), .spectra(true)",
-                f"{derived}, .sample(catalog)",
+                f"{derived}, .sample(catalog), .explore()",
             ]
         else:
             steps = [".power_spectrum(taper=0.35), .spectra(true, taper=0.35): a box that was cut"]

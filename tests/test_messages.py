@@ -116,6 +116,34 @@ def test_files(csv: Any, tmp_path: Path) -> None:
         cf.open_catalog("photo.png", **BOX)
 
 
+def test_columns_that_are_not_there(csv: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path = csv(lambda table: table.rename(columns={"x": "east", "y": "north", "z": "up"}))
+    with says("No dataset that is `position`", "it holds east", "--position X Y Z"):
+        cf.open_catalog(path, **BOX)
+    with says("No dataset that is `mass` (m200)", "it holds east", "(in the shell: --mass NAME)"):
+        cf.open_catalog(path, position=("east", "north", "up"), mass="m200", **BOX)
+    # As others list columns; what is refused next is the grid, so the columns are found.
+    line = ["predict", path, *OPTIONS, "--position", "east,north,up", "--n-grid", "6"]
+    assert main([*line, "--out", "fields.zarr"]) == 2
+    assert "cell size 16.67 Mpc/h" in capsys.readouterr().err
+
+
+def test_a_name_that_was_mistyped(csv: Any) -> None:
+    csv()
+    with says("No file 'halo.csv' (did you mean 'halos.csv'?); expected"):
+        cf.open_catalog("halo.csv", **BOX)
+    with says("No file 'survey/x*.h5'; expected"):
+        cf.open_catalog("survey/x*.h5", **BOX)
+
+
+def test_info_of_a_catalogue(csv: Any, box_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path, kind in ((csv(), "csv"), (str(box_file), "hdf5")):
+        assert main(["info", path]) == 2
+        said = capsys.readouterr().err
+        assert f"{path!r} is no store, and is read as {kind}." in said
+        assert f"cosmofields predict {path} --out fields.zarr" in said
+
+
 def test_a_group_that_is_not_there_lists_what_is(box_file: Path) -> None:
     with says("No dataset that is `position`", "halos/Position (", "group='...'"):
         cf.open_catalog(box_file, group="halo")
@@ -211,7 +239,7 @@ def test_extras(
     [
         (None, [], ["No `box_size`", "--box-size 300"]),
         ("mass", OPTIONS, ["No `mass`", "--model no-mass"]),
-        ("vz", OPTIONS, ["No `velocity`", "--redshift-space --los x"]),
+        ("vz", OPTIONS, ["No `velocity`", "--redshift-space --los z"]),
         (None, [*OPTIONS, "--model", "defualt"], ["No model 'defualt'", "default, no-mass"]),
         (None, [*OPTIONS, "--memory", "plenty"], ["memory='plenty'", "'6 GB'"]),
         (None, [*OPTIONS, "--units", "position=parsec"], ["'parsec'", "expected one of Mpc/h"]),

@@ -46,7 +46,8 @@ def catalog_options(parser: argparse.ArgumentParser) -> None:
             f"--{name}",
             nargs="+",
             metavar="NAME",
-            help="column of the file, or the three of x, y and z; default: by its usual name",
+            help="column of the file, or the three of x, y and z, with blanks or commas between; "
+            "default: by its usual name",
         )
     group.add_argument(
         "--mass", metavar="NAME", help="column of the file; default: by its usual name"
@@ -80,14 +81,21 @@ def catalog_of(args: argparse.Namespace, los: str | None) -> xr.Dataset:
         redshift=args.redshift,
         cosmology=args.cosmology,
         los=los,
-        position=one_or_three(args.position),
-        velocity=one_or_three(args.velocity),
+        position=_names(args.position),
+        velocity=_names(args.velocity),
         mass=args.mass,
         group=args.group,
         units=dict(args.units) if args.units else None,
         origin=one_or_three(args.origin),
         storage_options=dict(args.option),
     )
+
+
+def _names(given: list[str] | None) -> Any:
+    """One column or three, of which commas may stand between the names, as in a list of NAMES."""
+    if given and len(given) == 1 and given[0].count(",") == 2:
+        given = given[0].split(",")
+    return one_or_three(given)
 
 
 def _unit(text: str) -> tuple[str, Any]:

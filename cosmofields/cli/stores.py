@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
+from pathlib import Path
 
+from ..conventions import CosmofieldsError
 from ..zoo import is_model
 from .shared import MODEL, Verbs, add_verb, completed, json_option, print_json, storage_options
 
@@ -70,11 +73,28 @@ def _info(args: argparse.Namespace) -> None:
         return
     from ..store import contents, describe
 
+    _refuse_catalog(args.store)
     options = {"storage_options": dict(args.option)}
     if args.json:
         print_json(contents(args.store, **options))
     else:
         print(describe(args.store, **options), end="")
+
+
+def _refuse_catalog(path: str) -> None:
+    """Say how a catalogue, which is no store yet, is looked at and used."""
+    from ..readers.formats import recognise
+
+    if not Path(path).is_file():
+        return
+    kind = recognise(path)
+    # A zip file may be a store.
+    if kind not in (None, "zarr", "npz"):
+        raise CosmofieldsError(
+            f"{path!r} is no store, and is read as {kind}. Its halos: "
+            f"cosmofields.open_catalog({path!r}).recon in Python; the fields made of them: "
+            f"cosmofields predict {shlex.quote(path)} --out fields.zarr"
+        )
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -149,6 +149,8 @@ def check_box(observed: xr.Dataset, card: dict[str, Any], multiple: int = 4) -> 
         if not _differences(observed, other["trained_for"], multiple)
     ]
     advice = f"One that ships fits it: {' or '.join(fitting)}. " if fitting else ""
+    if not fitting and any(one.startswith(("redshift", "f =", "aH =")) for one in wrong):
+        advice = "Linear theory holds for any redshift and cosmology: linear_theory(). "
     raise ModelMismatchError(
         f"The model {card['name']!r} was not trained for this box: {'; '.join(wrong)}. {advice}"
         "To use it all the same: allow_mismatch=True (in the shell: predict --allow-mismatch)"

@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def open_catalog(
         raise MissingVariableError(
             f"No `velocity` beside {parts[0].columns['position'].name!r} in {first.path!r}: name "
             "it, velocity='...', in km/s; or los='x', 'y' or 'z' if the positions are in redshift "
-            "space already (in the shell: --redshift-space --los x)"
+            "space already (in the shell: --redshift-space --los z)"
         )
     dim = dim or first.dim
     chunks = _row_chunks(parts, rows)
@@ -181,9 +182,10 @@ def _expand(source: Source | Sequence[Source], format: str | None) -> list[str]:
         paths = sorted(glob.glob(os.fspath(source)))
     missing = [path for path in paths if "://" not in path and not Path(path).exists()]
     if missing or not paths:
+        lost = missing[0] if missing else source
         raise StoreError(
-            f"No file {missing[0] if missing else source!r}; expected HDF5 files or Zarr stores, "
-            "such as 'halos.h5', 'snapshot/part.*.h5' or 'halos.zarr', or another format of "
+            f"No file {lost!r}{_near(lost)}; expected HDF5 files or Zarr stores, such as "
+            "'halos.h5', 'snapshot/part.*.h5' or 'halos.zarr', or another format of "
             "docs/formats.md"
         )
     for path in paths:
@@ -192,6 +194,19 @@ def _expand(source: Source | Sequence[Source], format: str | None) -> list[str]:
     if len(paths) == 1 and format is None and "://" not in paths[0] and Path(paths[0]).is_dir():
         return _of_folder(paths[0])
     return paths
+
+
+def _near(path: Source | Sequence[Source]) -> str:
+    """What lies where a file does not, under a name like its own."""
+    if not isinstance(path, str | os.PathLike):
+        return ""
+    folder, name = os.path.split(os.fspath(path))
+    try:
+        here = os.listdir(folder or ".")
+    except OSError:
+        return ""
+    near = [os.path.join(folder, one) for one in get_close_matches(name, here, 1, 0.8)]
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _of_folder(folder: str) -> list[str]:

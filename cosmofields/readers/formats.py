@@ -245,10 +245,11 @@ def find(
         there = parts or table.parts
         holds = listing(f"{key} {part.shape}" for key, part in sorted(there.items()))
         what = f"{len(found)} datasets could be" if found else "No dataset that is"
+        three = f"; or three: {column}=('x', 'y', 'z')" if column != "mass" else ""
         raise MissingVariableError(
             f"{what} `{column}`{f' ({name})' if name else ''} in {table.path!r}; it holds "
             f"{holds or 'none at all'}. Name it: open_catalog(..., {column}='...'), or its group: "
-            "group='...'" + (f"; or three: {column}=('x', 'y', 'z')" if column != "mass" else "")
+            f"group='...'{three} (in the shell: --{column} {'X Y Z' if three else 'NAME'})"
         )
     return found[0] if found else ()
 

@@ -144,7 +144,7 @@ def slope(predicted: xr.DataArray, true: xr.DataArray) -> xr.DataArray:
 
 
 def magnitude(vector: xr.DataArray) -> xr.DataArray:
-    """Length of a vector in each cell: |v| = (v_x^2 + v_y^2 + v_z^2)^(1/2).
+    """Length of a vector in each cell, (v_x^2 + v_y^2 + v_z^2)^(1/2).
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def magnitude(vector: xr.DataArray) -> xr.DataArray:
 def misalignment(predicted: xr.DataArray, true: xr.DataArray) -> xr.DataArray:
     """1 - cos phi in each cell, phi the angle between the predicted and the true vector.
 
-    cos phi = p.t / (|p| |t|).
+    cos phi = p.t / (p.p t.t)^(1/2), with p the prediction and t the truth.
 
     Parameters
     ----------

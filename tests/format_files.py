@@ -6,6 +6,7 @@ format; where a library exists that writes it, that is used.  Returns what to op
 
 from __future__ import annotations
 
+import gzip
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,56 @@ def gadget2(folder: Path, table: Table) -> tuple[Any, dict[str, Any]]:
         group["Velocities"] = (table["velocity"] / np.sqrt(A)).astype(np.float32)
         file["PartType2/Coordinates"] = np.ones((5, 3), np.float32)
     return folder / "snap_003.hdf5", {}
+
+
+def record(order: str, name: str, data: bytes, version: int) -> bytes:
+    """A block of a binary snapshot, between its lengths."""
+    size = struct.pack(f"{order}i", len(data))
+    label = struct.pack(f"{order}i", 8)
+    begin = label + name.ljust(4).encode() + struct.pack(f"{order}i", len(data) + 8) + label
+    return (begin if version == 2 else b"") + size + data + size
+
+
+def header_256(order: str, here: list[int], total: list[int], masses: list[float], side: float,
+               files: int) -> bytes:  # fmt: skip
+    """The header of a binary snapshot, field by field of Gadget-2's user guide."""
+    raw = struct.pack(f"{order}6i", *here) + struct.pack(f"{order}6d", *masses)
+    raw += struct.pack(f"{order}2d", A, Z) + struct.pack(f"{order}2i", 0, 0)
+    raw += struct.pack(f"{order}6I", *total) + struct.pack(f"{order}2i", 0, files)
+    raw += struct.pack(f"{order}4d", side, 0.3089, 0.6911, H) + bytes(8)
+    return (raw + struct.pack(f"{order}6I", *[0] * 6)).ljust(256, b"\0")
+
+
+def gadget_format1(folder: Path, table: Table) -> tuple[Any, dict[str, Any]]:
+    """Two files in kpc/h, big-endian, one mass for all particles of dark matter; gas before it."""
+    n = len(table["mass"])
+    each = 27.75 * 0.3089 * SIDE**3 / n  # 1e10 Msun/h
+    masses = [1e-3, each, 0, 0, 0, 0]
+    for i, part in enumerate(pieces(table, 2)):
+        here = [5, len(part["mass"]), 0, 0, 0, 0]
+        gas = np.full((5, 3), 7.0)
+        text = record(">", "", header_256(">", here, [10, n, 0, 0, 0, 0], masses, SIDE * 1e3, 2), 1)
+        for values in (np.concatenate([gas, part["position"] * 1e3]),
+                       np.concatenate([gas, part["velocity"] / np.sqrt(A)])):  # fmt: skip
+            text += record(">", "", values.astype(">f4").tobytes(), 1)
+        text += record(">", "", np.arange(5 + here[1]).astype(">i8").tobytes(), 1)
+        text += record(">", "", np.zeros(5, ">f4").tobytes(), 1)  # of the gas, its inner energy
+        (folder / f"snap_003.{i}").write_bytes(text)
+    return folder, {}
+
+
+def gadget_format2(folder: Path, table: Table) -> tuple[Any, dict[str, Any]]:
+    """Double precision, stars with a mass each behind dark matter without, other blocks between."""
+    n = len(table["mass"])
+    here = [0, 3, 0, 0, n, 0]
+    dark = np.full((3, 3), 7.0)
+    text = record("<", "HEAD", header_256("<", here, here, [0, 1e-5, 0, 0, 0, 0], SIDE * 1e3, 0), 2)
+    text += record("<", "ID", np.arange(3 + n).astype("<u4").tobytes(), 2)
+    text += record("<", "MASS", (table["mass"] / 1e10).astype("<f8").tobytes(), 2)
+    for name, values in (("VEL", table["velocity"] / np.sqrt(A)), ("POS", table["position"] * 1e3)):
+        text += record("<", name, np.concatenate([dark, values]).astype("<f8").tobytes(), 2)
+    (folder / "snap_004").write_bytes(text)
+    return folder / "snap_004", {"group": "PartType4"}
 
 
 def arepo(folder: Path, table: Table) -> tuple[Any, dict[str, Any]]:
@@ -367,6 +418,13 @@ def csv(folder: Path, table: Table) -> tuple[Any, dict[str, Any]]:
     return folder / "halos.csv", dict(FACTS)
 
 
+def csv_packed(folder: Path, table: Table) -> tuple[Any, dict[str, Any]]:
+    path, options = csv(folder, table)
+    (folder / "halos.csv.gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    return folder / "halos.csv.gz", options
+
+
 def savetxt(folder: Path, table: Table) -> tuple[Any, dict[str, Any]]:
     """What numpy.savetxt writes, with names of another tool and other units."""
     columns = [
@@ -430,6 +488,8 @@ WRITERS: dict[str, tuple[str, Writer]] = {
     "gadget4": ("gadget", gadget4),
     "gadget2": ("gadget", gadget2),
     "arepo": ("gadget", arepo),
+    "gadget-format1": ("gadget_binary", gadget_format1),
+    "gadget-format2": ("gadget_binary", gadget_format2),
     "swift": ("swift", swift),
     "subfind": ("subfind", subfind),
     "gadget4-groups": ("subfind", gadget4_groups),
@@ -441,6 +501,7 @@ WRITERS: dict[str, tuple[str, Writer]] = {
     "fastpm": ("bigfile", fastpm),
     "nbodykit": ("bigfile", nbodykit),
     "csv": ("csv", csv),
+    "csv-packed": ("csv", csv_packed),
     "savetxt": ("csv", savetxt),
     "fits": ("fits", fits),
     "parquet": ("parquet", parquet),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
 import shutil
 import struct
@@ -20,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cosmofields.conventions import CatalogError, CosmofieldsError, MissingExtraError, StoreError
-from cosmofields.readers import open_catalog, opening
+from cosmofields.readers import open_catalog, opening, text
 from tests.format_files import COSMOLOGY, FACTS, WRITERS, block, make_table
 
 pytest.importorskip("astropy")
@@ -88,10 +89,12 @@ def test_truncated(kind: str, kept: float, small: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", WRITERS)
 def test_taken_for_another(kind: str, small: Any) -> None:
     _, source, options = small(kind)
-    for other in ("gadget", "subfind", "swift", "pysco", "compaso", "rockstar", "bigfile",
-                  "group_tab", "fits", "parquet", "npz", "zarr"):  # fmt: skip
+    for other in ("gadget", "gadget_binary", "subfind", "swift", "pysco", "compaso", "rockstar",
+                  "bigfile", "group_tab", "fits", "parquet", "npz", "zarr"):  # fmt: skip
         # Any text with the right columns may be a list of Rockstar without its head.
-        if other != WRITERS[kind][0] and not (other == "rockstar" and kind in ("csv", "savetxt")):
+        if other != WRITERS[kind][0] and not (
+            other == "rockstar" and kind in ("csv", "csv-packed", "savetxt")
+        ):
             assert refuses(source, {**options, "format": other}), other
 
 
@@ -123,8 +126,9 @@ CHANGES = st.lists(
     max_size=4,
 )
 # Of each, the file that holds the header: nearly all of it decides where the rest lies.
-FUZZED = ["gadget2", "swift", "gadget4-groups", "pysco", "halotools", "compaso", "group_tab",
-          "rockstar", "csv", "fits", "parquet", "npz", "npz-packed"]  # fmt: skip
+FUZZED = ["gadget2", "gadget-format1", "gadget-format2", "swift", "gadget4-groups", "pysco",
+          "halotools", "compaso", "group_tab", "rockstar", "csv", "csv-packed", "fits", "parquet",
+          "npz", "npz-packed"]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", FUZZED)
@@ -343,3 +347,49 @@ def test_a_catalogue_as_abacusutils_reads_it(small: Any) -> None:
     theirs = np.concatenate(got).astype(np.float64) * 300 + 150
     np.testing.assert_allclose(ds["position"], theirs.astype(np.float32), rtol=1e-7)
     assert ds.attrs["cosmology"]["Omega_m"] == COSMOLOGY["Omega_m"]
+
+
+# --- what is told what to do ---
+
+
+def test_a_text_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bomb.csv.gz"
+    row = b"1,2,3,4,5,6,1e13\n"
+    path.write_bytes(gzip.compress(b"x,y,z,vx,vy,vz,mass\n" + row * 10_000))
+    assert open_catalog(path, **FACTS).sizes["halo"] == 10_000
+    monkeypatch.setattr(text, "UNPACKED", 100_000)
+    with pytest.raises(StoreError, match="unpacks to more than.*gunzip -k"):
+        open_catalog(path, **FACTS)
+    for name, content in (("a.fits.gz", gzip.compress(b"SIMPLE  = \0")), ("a.csv.xz", b"\xfd7zX")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(StoreError, match="is packed: unpack it first"):
+            open_catalog(tmp_path / name, **FACTS)
+
+
+def test_cleaning_of_abacus_is_no_catalogue(tmp_path: Path) -> None:
+    import asdf
+
+    header = {"BoxSizeHMpc": 300.0, "Redshift": 0.5}
+    tree = {"header": header, "data": {"N_total": np.arange(5, dtype=np.uint32)}}
+    asdf.AsdfFile(tree).write_to(tmp_path / "cleaned_halo_info_000.asdf")
+    with pytest.raises(StoreError, match=r"cleaned, not where they are.*CompaSOHaloCatalog"):
+        open_catalog(tmp_path / "cleaned_halo_info_000.asdf")
+
+
+@pytest.mark.parametrize("kind", ["gadget-format1", "gadget-format2"])
+def test_a_binary_snapshot_of_other_numbers(kind: str, small: Any, tmp_path: Path) -> None:
+    folder, source, options = small(kind)
+    shutil.copytree(folder, tmp_path / "copy")
+    path = largest(tmp_path / "copy")
+    whole = path.read_bytes()
+    order, at = (">", 4) if kind == "gadget-format1" else ("<", 20)
+    for index, value in ((1, 2**31 - 1), (1, -1), (4, 7), (0, 6)):
+        here = at + 4 * index
+        path.write_bytes(whole[:here] + struct.pack(f"{order}i", value) + whole[here + 4 :])
+        with pytest.raises(StoreError, match="damaged"):
+            open_catalog(str(source).replace(str(folder), str(tmp_path / "copy")), **options)
+    # Files of the snapshot that are not there.
+    if kind == "gadget-format1":
+        path.write_bytes(whole)
+        with pytest.raises(StoreError, match=r"is one of 2 files.*snap_003\.\*"):
+            open_catalog(path, **options)

@@ -19,9 +19,9 @@ from tests.format_files import COSMOLOGY, FACTS, SIDE, WRITERS, make_table
 
 pytest.importorskip("astropy")
 pytest.importorskip("pyarrow")
-PARTICLES = {"gadget4", "gadget2", "arepo", "swift", "pysco"}
+PARTICLES = {"gadget4", "gadget2", "gadget-format1", "gadget-format2", "arepo", "swift", "pysco"}
 # Particles that all weigh the same have no column of it.
-EQUAL = {"gadget2", "pysco"}
+EQUAL = {"gadget2", "gadget-format1", "pysco"}
 
 
 @pytest.fixture(scope="module")

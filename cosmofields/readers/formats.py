@@ -18,7 +18,7 @@ from ..conventions import (
     numbers,
     parse_box_size,
 )
-from . import asdf, bigfile, binary, gadget, tables, text
+from . import asdf, bigfile, binary, gadget, records, tables, text
 from .dialect import PARAMETERS, Ask, Names, View, conversion, merged
 from .hdf5 import is_zarr, scan_hdf5, scan_zarr
 from .parts import UNREADABLE, Column, File, Part, Table
@@ -73,6 +73,7 @@ def table_view(table: Table, ask: Ask) -> View:
 FORMATS: dict[str, Format] = {
     "swift": Format(scan_hdf5, gadget.swift, gadget.is_swift),
     "gadget": Format(scan_hdf5, gadget.snapshot, gadget.is_snapshot),
+    "gadget_binary": Format(records.scan_records, gadget.snapshot),
     "subfind": Format(scan_hdf5, gadget.groups, gadget.is_groups),
     "pysco": Format(scan_hdf5, gadget.pysco, gadget.is_pysco),
     "hdf5": Format(scan_hdf5, table_view),
@@ -112,6 +113,8 @@ def recognise(path: str) -> str | None:
     for magic, name in MAGIC.items():
         if head.startswith(magic):
             return name
+    if records.is_records(head):
+        return "gadget_binary"
     if binary.is_group_tab(path):
         return "group_tab"
     if text.looks_like_text(head) and Path(path).suffix.lower() not in NO_TEXT:
@@ -126,6 +129,8 @@ def understand(path: str, format: str | None, ask: Ask) -> File:
     kind = format or recognise(path)
     if kind is None and Path(path).is_file() and Path(path).suffix.lower() not in NO_TEXT:
         held = "is empty" if not Path(path).stat().st_size else "is of no format that is known here"
+        if Path(path).suffix.lower() in (".gz", ".bz2", ".xz", ".zst"):
+            held = "is packed: unpack it first (only a text in gzip is read as it is). It " + held
         raise StoreError(
             f"{path!r} {held}; expected one of {listing(sorted(FORMATS))} (docs/formats.md), or a "
             "table with a line of names: CSV"

@@ -14,16 +14,16 @@ from cosmofields.cli.learning import run_of
 from cosmofields.training import TrainingConfig
 from cosmofields.unet import load_cards, zoo
 
-SCRIPT = Path(__file__).parents[1] / "tools" / "train_model.sh"
+TOOLS = Path(__file__).parents[1] / "tools"
 
 
-def commands(name, folder):
+def commands(name, folder, script="train_model.sh"):
     """What the recipe would run, in a folder of empty boxes."""
-    for box in ("a.h5", "b.h5", "c.h5"):
+    for box in ("a.h5", "b.h5", "c.h5", "d.h5"):
         (folder / box).touch()
-    given = {"BOXES": "a.h5 b.h5", "VALIDATION": "c.h5", "COSMOFIELDS": "echo RUN"}
+    given = {"BOXES": "a.h5 b.h5", "VALIDATION": "c.h5", "TEST": "d.h5", "COSMOFIELDS": "echo RUN"}
     done = subprocess.run(
-        ["bash", str(SCRIPT), name],
+        ["bash", str(TOOLS / script), name],
         cwd=folder,
         env={**os.environ, **given},
         capture_output=True,
@@ -68,3 +68,24 @@ def test_no_recipe(tmp_path):
     _, done = commands("other", tmp_path)
     assert done.returncode == 2
     assert "default, no-mass, sparse, paper" in done.stderr
+
+
+def test_side_by_side_is_on_the_same_data(tmp_path, monkeypatch):
+    for model in ("paper-short", "residual-short"):
+        first = tmp_path / "out/first" / model
+        first.mkdir(parents=True)
+        for suffix in ("json", "safetensors"):
+            (first / f"density.{suffix}").touch()
+    lines, done = commands("out", tmp_path, "side_by_side.sh")
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    parsed = [_parser().parse_args(words) for words in lines]
+    runs = [run_of(args) for args in parsed if args.run.__name__ == "_train"]
+    assert sorted((run.config.architecture, run.config.target) for run in runs) == [
+        (name, target)
+        for name in ("paper", "residual")
+        for target in ("density", "velocity", "velocity")
+    ]
+    assert {(run.boxes, run.validation) for run in runs} == {(("a.h5", "b.h5"), ("c.h5",))}
+    scored = [args.boxes for args in parsed if args.verb == "score"]
+    assert scored == [["c.h5", "d.h5"]] * 2

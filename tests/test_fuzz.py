@@ -33,16 +33,16 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_nothing_is_trusted(engine: str, tmp_path: Path) -> None:
     pytest.importorskip(engine)
     out = tmp_path / "tally.json"
-    options = ["--engine", engine, "--cases", "90", "--out", str(out)]
+    options = ["--engine", engine, "--cases", "60", "--out", str(out)]
     done = run("-m", "tests.fuzz", *options, "--findings", str(tmp_path / "found"))
     assert done.returncode == 0, done.stderr[-5000:] + done.stdout
     tallies = json.loads(out.read_text())["tallies"]
     before = tallies.pop("found before")
     assert before["cases"] == len(list(FOUND.glob("*.json"))) >= 20
     for tally in tallies.values():
-        assert tally["cases"] >= 30
+        assert tally["cases"] >= 20
         assert tally["unmade"] < 5
-        assert min(tally["refused"], tally["opened"]) >= 3
+        assert min(tally["refused"], tally["opened"]) >= 2
 
 
 ORACLE = """

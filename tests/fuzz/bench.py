@@ -23,8 +23,8 @@ import psutil
 from .cases import Case
 from .oracle import GROWTH, SECONDS, Verdict, judge, prepare
 
-WALL = 20.0  # seconds after which a case that takes no CPU time is a hang as well
-_SHARED = struct.Struct("<QddQ")  # cases begun, when, CPU time and memory then
+ASLEEP = 20.0  # seconds without any CPU time that a case asks for: it waits for what never comes
+_SHARED = struct.Struct("<QdQ")  # cases begun; CPU time and memory when the last one was
 _MORE = 6 * 2**30  # address space of a worker beyond what it has when it starts
 
 
@@ -63,7 +63,7 @@ class Bench:
     def run(self, tally: Tally, batch: Callable[[Worker], None]) -> int:
         """Run ``batch`` in a child until it ends or dies; the number of cases that it did."""
         self.results.write_bytes(b"")
-        self.shared[:] = _SHARED.pack(0, time.monotonic(), 0.0, 0)
+        self.shared[:] = _SHARED.pack(0, 0.0, 0)
         started = time.monotonic()
         child = fork(lambda: self.worker.work(batch), self.scratch / "worker.log")
         why = self._watch(child)
@@ -100,20 +100,24 @@ class Bench:
     def _watch(self, child: int) -> str:
         """Why a worker did not end well; empty if it did."""
         process = psutil.Process(child)
+        used, moved = -1.0, time.monotonic()
         while True:
             pid, status = os.waitpid(child, os.WNOHANG)
             if pid:
                 code = os.waitstatus_to_exitcode(status)
                 return "" if code == 0 else f"died: {_name(code)}"
-            begun, since, cpu, rss = _SHARED.unpack(self.shared[:])
+            begun, cpu, rss = _SHARED.unpack(self.shared[:])
             if begun:
                 times = process.cpu_times()
+                # On a busy machine one that would run may wait long for its turn.
+                if times.user + times.system > used or process.status() == psutil.STATUS_RUNNING:
+                    used, moved = times.user + times.system, time.monotonic()
                 why = ""
                 if process.memory_info().rss - rss > 1.5 * GROWTH:
                     why = "memory"
                 elif times.user + times.system - cpu > 2 * SECONDS:
                     why = "hang"
-                elif time.monotonic() - since > WALL:
+                elif time.monotonic() - moved > ASLEEP:
                     why = "hang, asleep"
                 if why and _SHARED.unpack(self.shared[:])[0] == begun:
                     os.kill(child, signal.SIGKILL)
@@ -145,7 +149,7 @@ class Bench:
             out.write_text(json.dumps(worker.judge(case)))
 
         self.results.write_bytes(b"")
-        self.shared[:] = _SHARED.pack(0, time.monotonic(), 0.0, 0)
+        self.shared[:] = _SHARED.pack(0, 0.0, 0)
         why = self._watch(fork(lambda: self.worker.work(batch), self.scratch / "worker.log"))
         return Verdict(why) if why else Verdict(*json.loads(out.read_text()))
 
@@ -187,7 +191,7 @@ class Worker:
         info = psutil.Process()
         times = info.cpu_times()
         self.bench.shared[:] = _SHARED.pack(
-            self.begun, time.monotonic(), times.user + times.system, info.memory_info().rss
+            self.begun, times.user + times.system, info.memory_info().rss
         )
         verdict = judge(case, self.bench.scratch)
         with self.bench.results.open("a") as file:

@@ -14,14 +14,16 @@ import pytest
 def test_nothing_is_lost(tmp_path: Path) -> None:
     # In a process of its own: it forks, which one with threads must not.
     out = tmp_path / "tally.json"
-    command = [sys.executable, "-m", "tests.faults", "--kills", "6", "--workers", "0"]
+    asked = "--jobs paint train --kills 2 --workers 1 --full-disks 1"
     done = subprocess.run(
-        [*command, "--full-disks", "0", "--out", str(out)],
+        [sys.executable, "-m", "tests.faults", *asked.split(), "--out", str(out)],
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr + done.stdout
-    for tally in json.loads(out.read_text()).values():
-        assert tally["faults"] >= 2
-        assert tally["whole"] + tally["resumed"] == 2
+    tallies = json.loads(out.read_text())
+    # A full disk too, where one may be mounted.
+    assert {"kill -9, paint", "kill -9, train", "worker killed, predict"} <= tallies.keys()
+    for tally in tallies.values():
+        assert tally["faults"] == tally["whole"] + tally["resumed"] == 1

@@ -366,6 +366,12 @@ def test_a_text_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.Mon
             open_catalog(tmp_path / name, **FACTS)
 
 
+def test_a_file_that_is_given_twice(small: Any) -> None:
+    _, source, options = small("csv")
+    with pytest.raises(StoreError, match="is given twice"):
+        open_catalog([source, source], **options)
+
+
 def test_cleaning_of_abacus_is_no_catalogue(tmp_path: Path) -> None:
     import asdf
 

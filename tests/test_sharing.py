@@ -299,6 +299,9 @@ def test_nothing_there(tmp_path: Path, s3: dict[str, Any]) -> None:
         cf.open_store("s3://bucket/none.zarr", storage_options=s3)
     with pytest.raises(StoreError, match="No store"):
         cf.open_store("s3://bucket/none.icechunk", storage_options=s3)
+    for name in ("box.zarr", "box.icechunk"):
+        with pytest.raises(StoreError, match="there is no bucket"):
+            cf.write_store(universe(), f"s3://none/{name}", storage_options=s3)
     (tmp_path / "text.zarr.zip").write_text("not a zip file")
     with pytest.raises(StoreError, match="zip file"):
         cf.open_store(tmp_path / "text.zarr.zip")

@@ -180,6 +180,9 @@ def _expand(source: Source | Sequence[Source], format: str | None) -> list[str]:
         paths = [os.fspath(source)]
     else:
         paths = sorted(glob.glob(os.fspath(source)))
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise StoreError(f"{twice!r} is given twice, and its rows would count twice")
     missing = [path for path in paths if "://" not in path and not Path(path).exists()]
     if missing or not paths:
         lost = missing[0] if missing else source

@@ -21,7 +21,7 @@ from ..conventions import (
     listing,
 )
 from ..readers import open_box
-from ..store import open_store, options_for, place_of, root_attrs
+from ..store import Place, open_store, options_for, place_of, root_attrs
 
 PREDICTED, TRUE = "reconstructed", "true"
 
@@ -90,12 +90,19 @@ def _split(place: str, options: Mapping[str, Any] | None) -> tuple[str, str]:
     found = None
     for n in range(len(parts), 0, -1):
         above = start + "/".join(parts[:n])
-        if above and root_attrs(place_of(above, options)) is not None:
+        if above and _is_group(place_of(above, options)):
             found = n
         elif found is not None:
             break
     found = found or len(parts)
     return start + "/".join(parts[:found]), "/".join(parts[found:])
+
+
+def _is_group(place: Place) -> bool:
+    try:
+        return root_attrs(place) is not None
+    except StoreError:  # a server may have a page that says so for what it does not have
+        return False
 
 
 def gather(

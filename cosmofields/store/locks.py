@@ -15,7 +15,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
@@ -191,36 +191,56 @@ class _Lease:
 
 @contextmanager
 def _object_lock(place: Place) -> Iterator[_Lease | None]:
-    import obstore
-    from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
-
     url, _, name = place.root.rpartition("/")
     store, key = objects(place, url), f".{name}.lock"
-    try:
-        tag = obstore.put(store, key, _who(), mode="create")["e_tag"]
-    except (NotSupportedError, NotImplementedError):
+    tag = _take(place, store, key, url)
+    if tag is None:
         with _no_lock(place):
             yield None
         return
-    except AlreadyExistsError:
-        there = obstore.get(store, key)
-        age = (datetime.now(UTC) - there.meta["last_modified"]).total_seconds()
-        refused = StoreError(
-            f"Another call is writing '{place}' ({_said(there.bytes().to_bytes())}, which last "
-            f"said so {age:.0f} s ago): wait for it, or stop it. The lock of one that died lapses "
-            f"after {LAPSED / 60:.0f} minutes; it is the object '{url}/{key}'"
-        )
-        if age < LAPSED:
-            raise refused from None
-        try:
-            tag = obstore.put(store, key, _who(), mode={"e_tag": there.meta["e_tag"]})["e_tag"]
-        except PreconditionError:
-            raise refused from None
     lease = _Lease(store, key, tag)
     try:
         yield lease
     finally:
         lease.release()
+
+
+def _take(place: Place, store: Any, key: str, url: str) -> Any:
+    """Tag of the object that is the lock, now ours; None where a server knows no conditions.
+
+    Raises
+    ------
+    StoreError
+        If it is another's, or there is no bucket.
+    """
+    import obstore
+    from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
+
+    there = None
+    while there is None:
+        try:
+            return obstore.put(store, key, _who(), mode="create")["e_tag"]
+        except (NotSupportedError, NotImplementedError):
+            return None
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"'{place}' cannot be written: there is no bucket such as it"
+            ) from error
+        except AlreadyExistsError:
+            with suppress(FileNotFoundError):  # it was let go of meanwhile
+                there = obstore.get(store, key)
+    age = (datetime.now(UTC) - there.meta["last_modified"]).total_seconds()
+    refused = StoreError(
+        f"Another call is writing '{place}' ({_said(there.bytes().to_bytes())}, which last said so "
+        f"{age:.0f} s ago): wait for it, or stop it. The lock of one that died lapses after "
+        f"{LAPSED / 60:.0f} minutes; it is the object '{url}/{key}'"
+    )
+    if age < LAPSED:
+        raise refused
+    try:
+        return obstore.put(store, key, _who(), mode={"e_tag": there.meta["e_tag"]})["e_tag"]
+    except PreconditionError:
+        raise refused from None
 
 
 def _who() -> bytes:

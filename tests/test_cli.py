@@ -302,7 +302,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("predict a.h5 --model ", {*MODELS, "g.zarr"}),
         ("predict a.h5 --model no", {"no-mass"}),
         ("predict a.h5 --los ", {"x", "y", "z"}),
-        ("predict a.h5 --format ga", {"gadget"}),
+        ("predict a.h5 --format roc", {"rockstar"}),
         ("predict ", {"a.h5", "b.csv", "g.zarr"}),
         ("info ", {*MODELS, "g.zarr"}),
         ("verify ", {"g.zarr"}),

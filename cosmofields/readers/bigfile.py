@@ -28,6 +28,8 @@ def is_bigfile(folder: str) -> bool:
     """Whether a folder is a bigfile: one of its blocks has the header of one."""
     for pattern in ("header", "*/header", "*/*/header"):
         for path in sorted(Path(folder).glob(pattern))[:8]:
+            if not path.is_file():  # a pipe, say, from which nothing comes
+                continue
             with path.open("rb") as file:
                 if file.read(7) == b"DTYPE: ":
                     return True

@@ -141,14 +141,16 @@ def simulate(
         )
     target = Path(store)
     say = console or Console(stderr=True, quiet=not progress)
+    kept = target.with_name(f"{target.name}.run")
     if _is_there(target, plan):
+        _forget(kept)  # where the last call was killed before it did
         return _opened(target)
     require_extra("kdcount.cluster", "sim", "Finding halos")  # at the end of a long run
     with stages.alone(target):
-        position, velocity = run.finish(target.with_name(f"{target.name}.run"), say)
+        position, velocity = run.finish(kept, say)
         tree = _products(run, position, velocity, cells, halos_of, plan, say)
         write_store(tree, target, overwrite=target.exists(), title=f"simulated box, seed {seed}")
-        _forget(target.with_name(f"{target.name}.run"))
+        _forget(kept)
     return _opened(target)
 
 

@@ -336,7 +336,9 @@ def test_what_is_there_is_opened_or_left_alone(
         raise AssertionError("simulated again")
 
     monkeypatch.setattr(_Run, "finish", never)
+    (tmp_path / "box.zarr.run" / "step-6").mkdir(parents=True)  # of a call killed at its very end
     simulate(tmp_path / "box.zarr", **arguments)
+    assert not (tmp_path / "box.zarr.run").exists()
     with pytest.raises(StoreError, match=r"seed 9 against 3 there"):
         simulate(tmp_path / "box.zarr", **{**arguments, "seed": 9})
     (tmp_path / "notes").mkdir()

@@ -39,7 +39,7 @@ UNITS = re.compile(
 )
 # What a measurement or a formula stands on: an equation, or who wrote it down.
 SOURCE = re.compile(
-    r"\(?\d{4}\)|[a-z]\((k|r)\b|\beq\. |=|sum_|arXiv|MNRAS|by trilinear", re.IGNORECASE
+    r"\(?\d{4}\)|[a-z]\((k|r)\b|\beq\. |=|\^2|sum_|arXiv|MNRAS|by trilinear", re.IGNORECASE
 )
 FORMULAS = """
     kinetic_sz t_web v_web correlation_2d correlation_function correlation_multipoles correlations

@@ -183,7 +183,9 @@ def _differences(observed: xr.Dataset, wanted: dict[str, Any], multiple: int) ->
         )
     z = redshift_of(halos)
     if abs(z - wanted["redshift"]) > REDSHIFT_TOLERANCE:
-        wrong.append(f"redshift {z:g}, trained for {wanted['redshift']:g}")
+        wrong.append(
+            f"redshift {z:g}, trained for {wanted['redshift']:g} (within {REDSHIFT_TOLERANCE:g})"
+        )
     cosmology, trained = cosmology_of(halos), as_cosmology(wanted["cosmology"])
     for name in ("f", "aH"):
         here, there = (float(getattr(c, name)(z)) for c in (cosmology, trained))

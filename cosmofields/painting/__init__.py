@@ -2,9 +2,8 @@
 
 Particles in memory are painted at once.  Those of a lazy catalogue are painted chunk by chunk, out
 of core, in one pass over them: each chunk is sorted by place, and added to the mesh in the order of
-the chunks; few are held at a time.  Two plans: several workers each hold a whole mesh, of which the
-sum is taken (replicated); or slabs of one mesh are spread over threads or workers, and each
-particle moves to where its slab lives (exchanged).
+the chunks.  Two plans: several workers each hold a whole mesh, of which the sum is taken
+(replicated); or slabs of one mesh are spread over workers, and particles move there (exchanged).
 """
 
 from __future__ import annotations

@@ -39,10 +39,12 @@ def test_nothing_is_trusted(engine: str, tmp_path: Path) -> None:
     tallies = json.loads(out.read_text())["tallies"]
     before = tallies.pop("found before")
     assert before["cases"] == len(list(FOUND.glob("*.json"))) >= 20
+    assert len(tallies) == 3
     for tally in tallies.values():
         assert tally["cases"] >= 20
         assert tally["unmade"] < 5
-        assert min(tally["refused"], tally["opened"]) >= 2
+    for what in ("refused", "opened"):  # what always ends in one of them would test nothing
+        assert sum(tally[what] for tally in tallies.values()) >= 10
 
 
 ORACLE = """

@@ -31,6 +31,7 @@ from .store import (
     StorePath,
     begin,
     check_writable,
+    clear,
     finish,
     is_free,
     place_of,
@@ -70,6 +71,8 @@ def create(
     plain, encoding = encode(tree, level=3)
     attrs = {**stamp(plain, path, title), "complete": False}
     # A template that was cut short goes; `state` refused everything else.
+    if root_attrs(path) is not None:
+        clear(place_of(path))
     begin(plain, path, encoding, attrs, overwrite=True)
     root = zarr.open_group(_writable(path), mode="r+")
     ledger = root.require_group(LEDGER)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -383,3 +384,39 @@ def test_a_full_disk_of_which_numpy_does_not_say_so(disk: Callable[..., Path]) -
     # What is no matter of the disk stays what it is.
     with pytest.raises(FileNotFoundError), locks.refusals(place_of(room)):
         np.load(room / "none.npy")
+
+
+@pytest.mark.parametrize("first", ["zarr.json", "made"])
+def test_killed_while_what_was_begun_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Whatever a call that starts over had removed when it died, it can be made again."""
+    path = tmp_path / "a.zarr"
+    tree = xr.DataTree.from_dict({"made": box(0), "more": box(1)})
+    writing.begin(tree, path, {}, {**writing.stamp(tree, path, None), "complete": False})
+    removed = []
+
+    def dies(here: Any, *args: Any, **kwargs: Any) -> None:
+        removed.append(here)
+        if len(removed) == 2:
+            raise KeyboardInterrupt
+        rmtree(here, *args, **kwargs)
+
+    rmtree, order = shutil.rmtree, Path.iterdir
+    for call in (
+        lambda: cf.write_store(box(2), path),
+        lambda: stages.create(tree, path, plan={"n": 1}, stages={"paint": 1}, title="a test"),
+    ):
+        removed.clear()
+        with monkeypatch.context() as patch:
+            # Whichever of them the system names first.
+            patch.setattr(
+                Path, "iterdir", lambda self: sorted(order(self), key=lambda p: p.name != first)
+            )
+            patch.setattr(shutil, "rmtree", dies)
+            with pytest.raises(KeyboardInterrupt):
+                call()
+        assert stages.state(path, {"n": 1}) == "nothing"
+        (path / "more").mkdir(exist_ok=True)
+    stages.create(tree, path, plan={"n": 1}, stages={"paint": 1}, title="a test")
+    assert stages.state(path, {"n": 1}) == "begun"

@@ -13,7 +13,7 @@ from .locks import alone, refusals
 from .places import Place, StorePath, check_writable, options_for, place_of, reach
 from .reading import LEDGER, Chunks, check_whole, look, open_store, root_attrs
 from .text import describe, side_text, summarize_facts
-from .writing import begin, finish, is_free, stamp, sweep, write_store
+from .writing import begin, clear, finish, is_free, stamp, sweep, write_store
 
 __all__ = [
     "LEDGER",
@@ -25,6 +25,7 @@ __all__ = [
     "begin",
     "check_whole",
     "check_writable",
+    "clear",
     "contents",
     "describe",
     "finish",

@@ -256,10 +256,7 @@ def _claim(place: Place, overwrite: bool) -> tuple[Place, bool]:
                 f"'{place}' holds a reconstruction that is not finished. Make the call that began "
                 "it again, choose another path, or remove it yourself"
             )
-        if local:
-            shutil.rmtree(local)
-        else:
-            sync(reach(place, write=True).delete_dir(""))
+        clear(place)
         return place, False
     if not local:
         raise StoreError(
@@ -287,6 +284,27 @@ def _is_content(path: Path) -> bool:
     return not _PARTIAL.search(path.name)
 
 
+def clear(place: Place) -> None:
+    """Remove a store, its stamp last: what a call that is killed leaves is known as one."""
+    if place.local:
+        for path in place.local.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != "zarr.json":
+                path.unlink()
+        shutil.rmtree(place.local)
+        return
+    store = reach(place, write=True)
+    for name in sync(_names(store)):
+        if name != "zarr.json":
+            sync(store.delete_dir(name))
+    sync(store.delete_dir(""))
+
+
+async def _names(store: Store) -> list[str]:
+    return [name.rstrip("/") async for name in store.list_dir("")]
+
+
 def sweep(folder: Path) -> None:
     """Remove the files that a process that was killed had begun."""
     for path in folder.rglob("*.partial"):
@@ -301,7 +319,7 @@ def _fresh(place: Place) -> Place:
     if there.exists():
         if "cosmofields" not in (root_attrs(new) or {}) and not is_free(new):
             raise StoreError(f"'{there}' is in the way of the new store. Remove it yourself")
-        shutil.rmtree(there)
+        clear(new)
     return new
 
 
@@ -315,7 +333,7 @@ def _bring_back(path: Path) -> None:
 def _replace(new: Path, old: Path) -> None:
     """Put the new store in the place of the old one, in one step where the system has one."""
     if _exchange(new, old):
-        shutil.rmtree(new)
+        clear(place_of(new))
         return
     aside = old.with_name(f".{old.name}.old")
     if aside.exists():  # a run was killed below, with the store that replaced it in place

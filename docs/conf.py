@@ -25,6 +25,7 @@ exclude_patterns = ["_build", "jupyter_execute"]
 
 html_theme = "pydata_sphinx_theme"
 html_title = "cosmofields"
+html_favicon = "icon.svg"
 html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,

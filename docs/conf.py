@@ -27,6 +27,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "cosmofields"
 html_favicon = "icon.svg"
 html_theme_options = {
+    "header_links_before_dropdown": 4,
     "show_toc_level": 2,
     "navigation_with_keys": False,
     "navbar_end": ["theme-switcher"],

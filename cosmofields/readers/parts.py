@@ -22,7 +22,7 @@ UNREADABLE = (
     ValueError,
     TypeError,
     EOFError,
-    OverflowError,
+    ArithmeticError,
     MemoryError,
     struct.error,
     zlib.error,

@@ -198,7 +198,7 @@ def _look(place: Place, store: Store) -> Found:
         if n > CHUNK_BYTES:
             raise StoreError(f"'{place}': a chunk of `{name}` has {n:.3g} bytes; at most 4 GB")
     store = Opened(
-        store, place, sizes_of(found, nbytes), attrs.get("complete") is True, digest(found)
+        store, place, sizes_of(found, nbytes), attrs.get("complete") is True, digest(found), nbytes
     )
     root = zarr.open_group(store, mode="r", zarr_format=zarr_format, use_consolidated=consolidated)
     arrays = {name: root[name] for name in arrays}  # type: ignore[misc]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -297,9 +298,13 @@ def _check_array(
             )
     for key in ("scale_factor", "add_offset"):  # xarray computes with them when values are read
         value = document.get("attributes", {}).get(key, 1)
-        if type(value) not in (int, float) or abs(value) > 1e300:
+        kind = document.get("data_type", document.get("dtype"))
+        real = isinstance(kind, str) and re.fullmatch(r"u?int\d+|float\d+|[<>|][iuf]\d", kind)
+        odd = type(value) not in (int, float) or abs(value) > 1e300
+        if odd or (key in document.get("attributes", {}) and not real):
             raise StoreError(
-                f"'{place}': `{name}` has {key}={str(value)[:100]!r}; expected a number"
+                f"'{place}': `{name}`, of {str(kind)[:40]}, has {key}={str(value)[:100]!r}; "
+                "expected a number, of numbers"
             )
     grid = [-(-side // chunk) for side, chunk in zip(shape, chunks, strict=True)]
     if math.prod(grid) > CHUNKS:
@@ -361,6 +366,8 @@ class Opened(WrapperStore[Store]):
         Whether a chunk that is not there is one that was lost.
     made : str
         Changes with the content, so that dask does not take one store for another at its path.
+    nbytes : dict of str to int, optional
+        Bytes of a decoded chunk, by the path of any array.
     """
 
     def __init__(
@@ -370,12 +377,14 @@ class Opened(WrapperStore[Store]):
         sizes: Mapping[str, tuple[str, int]],
         whole: bool,
         made: str,
+        nbytes: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(store)
         self.place, self.sizes, self.whole, self.made = place, sizes, whole, made
+        self.nbytes = nbytes or {}
 
     def _with_store(self, store: Store) -> Opened:
-        return type(self)(store, self.place, self.sizes, self.whole, self.made)
+        return type(self)(store, self.place, self.sizes, self.whole, self.made, self.nbytes)
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -384,8 +393,16 @@ class Opened(WrapperStore[Store]):
         if isinstance(self._store, LocalStore):
             _inside(self._store.root, key, self.place)
         meta = key.rpartition("/")[2] in META
-        if meta and (_size(self._store, key, self.place) or 0) > METADATA:
+        held = _size(self._store, key, self.place) or 0
+        if meta and held > METADATA:
             raise _too_large(key, self.place)
+        # What does not shrink grows by a header, a checksum or the index of a shard.
+        most = next((self.nbytes[up] for up in above(key) if up in self.nbytes), None)
+        if not meta and most is not None and held > 2 * most + 2**20:
+            raise StoreError(
+                f"'{self.place}': the chunk {key} has {held:.3g} bytes, and becomes {most:.3g} "
+                "by what its array says"
+            )
         value = await self._store.get(key, prototype, byte_range)
         if meta:
             return value

@@ -55,7 +55,8 @@ def describe(path: StorePath, *, storage_options: Mapping[str, Any] | None = Non
     tree = open_tree(found, None)
     there = stored(found)
     made = found.made
-    kind = f"cosmofields format {made.get('format_version', 'not said')}" if made else "not written by cosmofields"
+    version = made.get("format_version", "not said")
+    kind = f"cosmofields format {version}" if made else "not written by cosmofields"
     size = "" if there is None else f"{_bytes(sum(item.nbytes for item in there.values()))} stored"
     lines = [
         f"{path}: Zarr v{found.zarr_format} store{_KINDS.get(found.place.kind, '')}, {kind}",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..conventions import StoreError
 from .parts import UNREADABLE, Part, Table, check_declared, io_extra, plain
 
+FITS_FIELDS = 999  # of a table, by the standard; astropy makes room for as many as the file claims
 GROUP_BYTES, GROUP_ROWS = 2**32, 2**28  # of a row group of Parquet, which is read as one
 
 
@@ -31,6 +32,11 @@ def scan_fits(path: str) -> Table:
                 hdu = file[i]
                 base = f"{hdu.name or i}/" if len(tables) > 1 else ""
                 width, n_rows = int(hdu.header["NAXIS1"]), int(hdu.header["NAXIS2"])
+                if not 0 <= int(hdu.header["TFIELDS"]) <= FITS_FIELDS:
+                    raise StoreError(
+                        f"{path!r} claims {hdu.header['TFIELDS']} columns; a FITS table has at "
+                        f"most {FITS_FIELDS}: damaged?"
+                    )
                 end = hdu.fileinfo()["datLoc"] + width * n_rows
                 if end > held:
                     raise StoreError(

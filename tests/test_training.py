@@ -214,6 +214,14 @@ def test_auto_is_the_faster_precision_where_the_fit_began(
     assert precision("without", amx=False) == "32-true"
     assert precision("without", amx=True) == "32-true"  # resumed on another machine
     assert precision("with", amx=True) == "bf16-mixed"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for native, expected in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation=True, native=native: including_emulation or native,
+        )
+        assert training.faster_precision() == expected
 
 
 def test_a_box_cannot_serve_as_both(box_file: Path, tmp_path: Path) -> None:

@@ -251,6 +251,19 @@ def test_another_density_model_is_another_study(
     assert read_run(tmp_path / "out/best.toml").density_model == "default"
 
 
+def test_a_study_has_one_precision(
+    landscape: Landscape, boxes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto = config(precision="auto")
+    for faster in ("bf16-mixed", "32-true"):  # on another machine, the second time
+        monkeypatch.setattr(
+            "cosmofields.tuning.study.faster_precision", lambda faster=faster: faster
+        )
+        search_in(tmp_path, boxes, len(landscape.seen) + 1, config=auto)
+        assert read_run(tmp_path / "best.toml").config.precision == "bf16-mixed"
+    assert len(landscape.seen) == 2
+
+
 def test_one_call_holds_a_study(landscape: Landscape, boxes: Any, tmp_path: Path) -> None:
     with alone(tmp_path / "out"), pytest.raises(StoreError, match="Another call"):
         search_in(tmp_path / "out", boxes, 1)

@@ -48,7 +48,11 @@ def resolve_precision(precision: str, device: str | torch.device, *models: Field
     if precision != "auto":
         raise CosmofieldsError(f"precision={precision!r}; expected 'auto', 'float32' or 'bfloat16'")
     on_gpu = resolve_device(device).type == "cuda"
-    native = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_avx512_bf16_supported()
+    native = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if on_gpu
+        else torch.cpu._is_avx512_bf16_supported()
+    )
     return "bfloat16" if native and all(map(is_residual, models)) else "float32"
 
 

@@ -6,7 +6,7 @@ Needs the extra ``train`` (PyTorch Lightning).
 from .config import KEYS, TrainingConfig, TrainingRun, read_run
 from .data import EpochSampler, Loader, loaders
 from .fit import AtomicCheckpoint, Fit, run_fit
-from .run import check_run, train
+from .run import check_run, faster_precision, train
 
 __all__ = [
     "KEYS",
@@ -17,6 +17,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingRun",
     "check_run",
+    "faster_precision",
     "loaders",
     "read_run",
     "run_fit",

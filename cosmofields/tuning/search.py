@@ -98,6 +98,7 @@ def tune(
     found = job.check(space or Space())
     with alone(job.out), quiet():
         study = Study(job, found)
+        job = study.job
         stores = [(path, los) for path in job.boxes for los in AXES]
         stores += [(path, "z") for path in job.validation]
         # Here, for two workers must not write one store.

@@ -7,7 +7,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from ..conventions import CosmofieldsError, StoreError, listing
 from ..samples import file_digest
-from ..training import Fit
+from ..training import Fit, faster_precision
 from ..unet import load_model, weights_digest
 from .settings import Job, optuna
 
@@ -78,6 +78,10 @@ class Study:
             job.out.mkdir(parents=True, exist_ok=True)
             self.study = optuna.create_study(study_name=NAME, storage=_storage(job.out))
         self.study.set_user_attr("run", run)
+        if job.config.precision == "auto":  # one for all trials, wherever they run
+            precision = self.study.user_attrs.get("precision") or faster_precision()
+            self.study.set_user_attr("precision", precision)
+            self.job = replace(job, config=replace(job.config, precision=precision))
 
     def wanted(self, trials: int) -> Iterator[int]:
         """Numbers of the trials to run: those that a killed call left, then new ones."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import cosmofields as cf
+from cosmofields.cli import _parser
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -45,6 +47,35 @@ def test_the_code_of_a_page_runs(page, small):
         for old, new in smaller.items():
             block = block.replace(old, new)
         exec(compile(block, f"{page}.md", "exec"), names)
+
+
+def commands(page: str) -> list[str]:
+    """What a page says to type, but for what stands for something else: ``...`` or CATALOG."""
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    prose = re.sub(r"^```.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE)
+    inline = [" ".join(code.split()) for code in re.findall(r"`(cosmofields\s[^`]+)`", prose)]
+    # In prose, a verb alone is its name.
+    found = [line for line in lines if line.startswith("cosmofields ")]
+    found += [code for code in inline if code.count(" ") > 1]
+    return [line for line in found if not re.search(r"\.\.\.| [A-Z]{3,}\b", line)]
+
+
+def test_commands_of_a_page_are_found() -> None:
+    page = (
+        "`cosmofields predict` `cosmofields info a`\n```sh\ncd b\ncosmofields c \\\n  d # e\n```\n"
+    )
+    assert commands(page) == ["cosmofields c    d # e", "cosmofields info a"]
+    assert commands("`cosmofields info STORE`, `cosmofields score --boxes ...`") == []
+
+
+@pytest.mark.parametrize(
+    "page", [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.stem
+)
+def test_commands_of_a_page_parse(page):
+    for command in commands(page.read_text()):
+        words = shlex.split(re.split(r" (?:[>#]|\|\|) ?", command)[0])
+        _parser().parse_args(words[1:])
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cosmofields.conventions import CatalogError, CosmofieldsError, MissingExtraError, StoreError
-from cosmofields.readers import open_catalog, opening, text
+from cosmofields.readers import open_box, open_catalog, opening, text
 from tests.format_files import COSMOLOGY, FACTS, WRITERS, block, make_table
 
 pytest.importorskip("astropy")
@@ -399,3 +399,16 @@ def test_a_binary_snapshot_of_other_numbers(kind: str, small: Any, tmp_path: Pat
         path.write_bytes(whole)
         with pytest.raises(StoreError, match=r"is one of 2 files.*snap_003\.\*"):
             open_catalog(path, **options)
+
+
+def test_a_zip_file_whose_list_of_files_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("zarr.json", "{}")
+    raw = path.read_bytes()
+    at = raw.rindex(b"PK\x01\x02")
+    for damage in (b"XX", b"PK\x01\x02" + b"\xff" * 4):  # no entry; of a version that nobody has
+        path.write_bytes(raw[:at] + damage + raw[at + len(damage) :])
+        for call in (open_catalog, open_box):
+            with pytest.raises(StoreError, match="zip"):
+                call(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,32 @@ def test_blosc_as_quijote_has_it(table: dict[str, Any], tmp_path: Path) -> None:
             file.create_dataset(name, data=values, chunks=True, **hdf5plugin.Blosc(cname="zstd"))
     got = open_catalog(tmp_path / "a.h5", **FACTS).compute()
     np.testing.assert_array_equal(got["mass"], table["mass"].astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["c.zarr", "c.zarr.zip", "c.icechunk"])
+def test_a_store_written_again_is_read_again(tmp_path: Path, name: str) -> None:
+    """In the same process, with the same metadata, as another program writes it."""
+    path = tmp_path / name
+
+    def write(ds: xr.Dataset) -> None:
+        if name.endswith(".zip"):
+            ds.to_zarr(tmp_path / "folder", mode="w", consolidated=False)
+            shutil.make_archive(str(path.with_suffix("")), "zip", tmp_path / "folder")
+        elif name.endswith(".icechunk"):
+            icechunk = pytest.importorskip("icechunk")
+            icechunk.set_logs_filter("error")
+            storage = icechunk.local_filesystem_storage(str(path))
+            session = icechunk.Repository.open_or_create(storage).writable_session("main")
+            ds.to_zarr(session.store, mode="w", consolidated=False)
+            session.commit("written")
+        else:
+            ds.to_zarr(path, mode="w", consolidated=False)
+
+    for value in (1.0, 2.0):
+        rows = np.full((4, 3), value)
+        write(
+            xr.Dataset({"position": (("halo", "axis"), rows), "mass": ("halo", rows[:, 0] * 1e12)})
+        )
+        ds = open_catalog(path, **FACTS, los="z")
+        for one in (ds, pickle.loads(pickle.dumps(ds))):
+            np.testing.assert_array_equal(one["position"], rows)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from ..conventions import StoreError
-from ..stages import digest
-from ..store import Place, check_whole, look, options_for, place_of
+from ..store import check_whole, look, options_for, place_of
 from .parts import UNREADABLE, Part, Table, check_declared, io_extra, plain
 
 DEPTH, ITEMS = 8, 20_000  # a file of more groups than that is no catalogue
@@ -28,8 +24,13 @@ def is_zarr(path: str) -> bool:
         return True
     kind = place_of(path).kind
     if kind == "zip" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as file:
-            return any(name in file.NameToInfo for name in names)
+        try:
+            with zipfile.ZipFile(path) as file:
+                return any(name in file.NameToInfo for name in names)
+        except (zipfile.BadZipFile, NotImplementedError) as error:
+            raise StoreError(
+                f"{path!r} cannot be read as a zip file ({error}): truncated or damaged"
+            ) from error
     return kind == "icechunk"
 
 
@@ -142,24 +143,17 @@ def read_hdf5(part: Part, window: Any) -> NDArray[Any]:
 
 def scan_zarr(path: str, storage: Mapping[str, Any] | None = None) -> Table:
     """Attributes of each group, and all arrays."""
-    place = place_of(path, options_for(path, storage))
-    found = look(place)
+    found = look(place_of(path, options_for(path, storage)))
     check_whole(found)
-    made = digest(json.dumps(found.documents, sort_keys=True).encode())
     attrs = {name: node.get("attributes", {}) for name, node in found.documents.items()}
     parts = {}
     for name, item in found.arrays.items():
         chunk = item.chunks[0] if item.chunks else 1
-        parts[name] = Part(path, name, item.shape, item.dtype, chunk, read_zarr, (place, made))
+        # The array as it is open, which can be sent: opened anew by its path, it may be another.
+        parts[name] = Part(path, name, item.shape, item.dtype, chunk, read_zarr, (item,))
     return Table(path, attrs, parts)
 
 
 def read_zarr(part: Part, window: Any) -> NDArray[Any]:
     """Rows of an array of a store."""
-    return np.asarray(_arrays(*part.where)[part.name][window])
-
-
-@functools.lru_cache(maxsize=16)
-def _arrays(place: Place, made: str) -> dict[str, zarr.Array]:
-    """Arrays of a store, opened once in each process while its metadata stay as they are."""
-    return look(place).arrays
+    return np.asarray(part.where[0][window])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import shlex
 import signal
 import sys
@@ -89,12 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
     except CosmofieldsError as error:
         return _say(args, str(error), 2)
-    except BrokenPipeError:
-        # Whoever read it, such as `head`, has gone. Python would say so once more at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     except OSError as error:
-        # What the system refuses: no permission, a full disk.
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            # Python would say so once more at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
+        # What the system refuses: no permission, a full disk, a connection that was lost.
         return _say(args, str(error), 2)
     except KeyboardInterrupt as interrupt:
         stopped = isinstance(interrupt, _Terminated)
@@ -105,6 +106,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             os._exit(code)
         return code
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads standard output any more, such as `head` when it has its lines."""
+    try:
+        output = sys.stdout.fileno()
+    except ValueError:  # no file, where tests or notebooks keep it
+        return False
+    poll = select.poll()
+    poll.register(output, 0)  # errors alone, which it always says
+    return bool(poll.poll(0))
 
 
 def _advice(args: argparse.Namespace) -> str:

@@ -26,7 +26,8 @@ exit codes:
   1    `verify` found damage; or a fault of cosmofields, with a traceback: please report it
   2    not usable: an option, a file, a model that does not fit; the message says what to type
   130  interrupted by Ctrl-C (143: by SIGTERM, as batch systems send it); the message says
-       which command goes on where this one stopped"""
+       which command goes on where this one stopped
+  141  whoever read standard output, such as `head`, has left; no message"""
 
 
 def add_verb(

@@ -53,7 +53,7 @@ def test_files_that_are_not_there_are_named_without_delay(tmp_path: Path) -> Non
         "predict nothere.h5 --out a.zarr --model nowhere",
         "demo --box nothere.h5",
         "demo --model nowhere",
-        "calibrate --boxes nothere.h5 --validation nothere.h5",
+        "calibrate --model . --boxes nothere.h5 --validation nothere.h5",
         "calibrate --model nowhere --boxes nothere.h5 --validation nothere.h5",
         "score --boxes nothere.h5",
         "train density --boxes nothere.h5 --validation nothere.h5",
@@ -75,6 +75,17 @@ def test_files_that_are_not_there_are_named_without_delay(tmp_path: Path) -> Non
         assert answer.startswith(f"cosmofields {line.split()[0]}: No ")
         assert wrong in answer
     assert list(tmp_path.iterdir()) == []
+
+
+def test_calibrate_refuses_what_ships_before_it_opens_a_box(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--boxes", "nothere.h5", "--validation", "nothere.h5"]
+    assert main(["calibrate", "--model", "default", *words]) == 2
+    assert "The model 'default' ships with cosmofields" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["calibrate", *words])
+    assert "the following arguments are required: --model" in capsys.readouterr().err
 
 
 # --- exit codes ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..conventions import AXES
+from ..zoo import ships
 from .shared import (
     LOS,
     Verbs,
@@ -96,7 +97,15 @@ out:  the cards of the model, DIR/TARGET.json, with a calibration
         examples=("calibrate --model ./mine --boxes a.h5 b.h5 --validation c.h5",),
         python="cosmofields.calibrate('./mine', ['a.h5', 'b.h5'], ['c.h5'])",
     )
-    model_option(calibrate)
+    completed(
+        calibrate.add_argument(
+            "--model",
+            metavar="DIR",
+            required=True,
+            help="directory of the model; those that ship stay as they are",
+        ),
+        "directory",
+    )
     for name, what in (("boxes", "boxes to measure"), ("validation", "boxes to scale errors by")):
         completed(
             calibrate.add_argument(f"--{name}", metavar="BOX", nargs="+", required=True, help=what),
@@ -114,7 +123,8 @@ out:  the cards of the model, DIR/TARGET.json, with a calibration
 
 
 def _calibrate(args: argparse.Namespace) -> None:
-    check_inputs(*args.boxes, *args.validation, model=args.model)
+    # A model that ships is refused below, whatever the boxes.
+    check_inputs(*(() if ships(args.model) else args.boxes + args.validation), model=args.model)
     from ..inference import calibrate
 
     calibrate(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 import cosmofields as cf
+from cosmofields.accessor import DatasetRecon
 from cosmofields.cli import _parser, main
 from cosmofields.demo import demo
 from cosmofields.training.config import KEYS
@@ -67,7 +70,28 @@ def test_help_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert not [line for line in said.splitlines() if len(line) > 100]
     for action in options(verb):
         assert action.help, f"{verb} {action.dest} says nothing"
-    assert verb == "completion" or re.search(r"^in Python:\n  .*\(", said, re.MULTILINE)
+    found = re.search(r"^in Python:\n((?:  .*\n)+)", said, re.MULTILINE)
+    assert verb == "completion" or found
+    if found:
+        resolve(textwrap.dedent(found[1]))
+
+
+def resolve(code: str) -> None:
+    """Find what the code names, after `import cosmofields` and no more; `predicted` is a field."""
+    names: dict[str, Any] = {"cosmofields": cf, "predicted": None, "true": None}
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.ImportFrom():
+                exec(ast.unparse(node), names)
+            case ast.Attribute(value=ast.Name("cosmofields"), attr=name):
+                # A submodule is an attribute too, once another test has imported it.
+                assert name in cf.__all__
+            case ast.Attribute(attr=name):
+                assert name == "recon" or hasattr(DatasetRecon, name)
+            case ast.Call(func=ast.Name(name)):
+                assert callable(names.get(name)), name
+            case ast.Name(name):
+                assert name in names, name
 
 
 @pytest.mark.parametrize("verb", VERBS)

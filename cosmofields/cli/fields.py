@@ -46,7 +46,7 @@ in:   nothing, or an HDF5 box or a store of `simulate`
 out:  a directory: report/report.html, scores.json, scores.txt, demo.zarr
 """,
         examples=("demo", "demo --box box_105.h5 --los x --out demo-x"),
-        python="cosmofields.demo.demo('demo-output')",
+        python="from cosmofields.demo import demo; demo('demo-output')",
     )
     completed(
         demo.add_argument(
@@ -94,7 +94,7 @@ out:  a Zarr store of the groups halos, observed, linear, reconstructed:
             "predict shifted.csv --redshift-space --los z --model no-mass \\\n"
             "    --number-density 3e-3 --out fields.zarr",
         ),
-        python="cosmofields.open_catalog(...).recon.to_redshift_space('z')"
+        python="cosmofields.open_catalog('halos.h5').recon.to_redshift_space('z')"
         ".recon.reconstruct('fields.zarr')",
         keeps=lambda args: args.out,
     )

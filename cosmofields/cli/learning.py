@@ -109,7 +109,8 @@ out:  a directory: TARGET.safetensors and TARGET.json (the model; `predict
             "train velocity --boxes a.h5 b.h5 --validation c.h5 --out mine \\\n"
             "    --start default --steps 800",
         ),
-        python="cosmofields.training.train(TrainingConfig('density'), boxes, validation, 'mine')",
+        python="from cosmofields.training import TrainingConfig, train\n"
+        "  train(TrainingConfig('density'), ['a.h5', 'b.h5'], ['c.h5'], 'mine')",
         keeps=lambda args: args.out or "models",
     )
     _training_options(train)
@@ -150,7 +151,9 @@ out:  a directory: best.toml, which `train` reads, the table of the trials, figu
             "tune density --boxes a.h5 b.h5 --validation c.h5 --out tuning \\\n"
             "    --learning-rates 1e-4 1e-2 --width-choices 8-32-64 16-64-128",
         ),
-        python="cosmofields.tuning.tune(TrainingConfig('density'), boxes, validation, 'tuning')",
+        python="from cosmofields.training import TrainingConfig\n"
+        "  from cosmofields.tuning import tune\n"
+        "  tune(TrainingConfig('density'), ['a.h5', 'b.h5'], ['c.h5'], 'tuning')",
         keeps=lambda args: args.out,
     )
     tune.set_defaults(devices=None, start=None)

@@ -30,7 +30,7 @@ what it scores. Reads metadata only.
             "info default",
             "info fields.zarr --json",
         ),
-        python="ds.recon of what cosmofields.open_store('fields.zarr') opens; cosmofields.models()",
+        python="cosmofields.open_store('fields.zarr', group='linear').recon; cosmofields.models()",
     )
     completed(
         info.add_argument(

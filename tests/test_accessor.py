@@ -175,3 +175,20 @@ def test_repr_names_what_is_missing(halos: xr.Dataset, observed: xr.Dataset) -> 
     assert "still needs" in repr(real.recon)
     assert "no field that is known here" in repr(xr.Dataset().recon)
     assert "nothing" in repr(xr.DataArray(np.zeros(3)).recon)
+
+
+def test_an_attribute_that_is_missing_inside_is_said_as_such(
+    observed: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as one that `.recon` has not: a property's own error, and a method's function."""
+
+    def fail(_: xr.Dataset) -> None:
+        raise AttributeError("of something else")
+
+    monkeypatch.setattr("cosmofields.cosmology.redshift_of", fail)
+    with pytest.raises(AttributeError, match="^of something else$"):
+        _ = observed.recon.redshift
+    monkeypatch.delattr("cosmofields.linear.linear_theory")
+    monkeypatch.delitem(vars(vars(DatasetRecon)["linear_theory"]), "call", raising=False)
+    with pytest.raises(AttributeError, match="cosmofields.linear' has no attribute"):
+        observed.recon.linear_theory()

@@ -84,6 +84,9 @@ class Recon:
         self._obj = obj
 
     def __getattr__(self, name: str) -> Any:
+        # Python also comes here when what the class has raises AttributeError itself.
+        if any(name in vars(kind) for kind in type(self).__mro__):
+            return object.__getattribute__(self, name)
         # What the class has not. Copying asks for names of Python's own before there is an object.
         if not name.startswith("_"):
             raise AttributeError(_advice(self._obj, name))

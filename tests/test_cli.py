@@ -314,7 +314,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
             patch.setattr(sys, "stdout", file)
             assert main(["completion", shell]) == 0
     (files := folder / "files").mkdir()
-    for name in ("a.h5", "b.csv", "c.py", "e.toml"):
+    for name in ("a.h5", "b.csv.gz", "c.py", "e.toml", "snapshot_000.0"):
         (files / name).touch()
     (files / "g.zarr").mkdir()
     return folder
@@ -329,7 +329,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("predict a.h5 --model no", {"no-mass"}),
         ("predict a.h5 --los ", {"x", "y", "z"}),
         ("predict a.h5 --format roc", {"rockstar"}),
-        ("predict ", {"a.h5", "b.csv", "g.zarr"}),
+        ("predict ", {"a.h5", "b.csv.gz", "c.py", "e.toml", "g.zarr", "snapshot_000.0"}),
         ("info ", {*MODELS, "g.zarr"}),
         ("verify ", {"g.zarr"}),
         ("train ", {"density", "velocity", "momentum", "e.toml", "g.zarr"}),

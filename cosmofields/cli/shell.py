@@ -13,10 +13,6 @@ from .shared import Verbs, add_verb, json_option, print_json
 SHELLS = ("bash", "zsh", "fish")
 _STORES = ("*.zarr", "*.zarr.zip", "*.icechunk")
 _BOXES = ("*.h5", "*.hdf5", *_STORES)
-_CATALOGS = (
-    *_BOXES,
-    *("*.csv", "*.txt", "*.dat", "*.npz", "*.parquet", "*.fits", "*.asdf", "*.list", "*.ascii"),
-)
 
 
 def add_verbs(verbs: Verbs, parser: Callable[[], argparse.ArgumentParser]) -> None:
@@ -72,7 +68,7 @@ def _completion(shell: str, parser: argparse.ArgumentParser) -> None:
         "store": _completer(shtab, "store", _STORES),
         "store or model": _completer(shtab, "store_or_model", _STORES, words=zoo()),
         "box": _completer(shtab, "box", _BOXES),
-        "catalog": _completer(shtab, "catalog", _CATALOGS),
+        "catalog": shtab.FILE,  # of any name: Gadget's have no suffix
         "configuration": _completer(shtab, "configuration", ("*.toml",), words=TARGETS),
         "format": _completer(shtab, "format", None, words=FORMATS),
         "directory": shtab.DIRECTORY,

@@ -275,7 +275,7 @@ def test_lines_without_end(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("x,y,z\n1,2,3\n4,5\n")
     assert refuses(tmp_path / "c.csv", GIVEN)
     (tmp_path / "d.csv").write_text("x,y,z\n1,2,three\n")
-    with pytest.raises(StoreError, match="cannot read z slice"):
+    with pytest.raises(StoreError, match="cannot read z, rows 0 to 0"):
         open_catalog(tmp_path / "d.csv", **GIVEN).compute()
     (tmp_path / "e.csv").write_text("x,y,z\n1,2,3\n4,5,6\n\n \n\n")
     assert open_catalog(tmp_path / "e.csv", **GIVEN).compute().sizes["halo"] == 2

@@ -21,11 +21,13 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from zarr.storage import LocalStore
 
 import cosmofields as cf
 from cosmofields import stages
 from cosmofields.conventions import StoreError
 from cosmofields.store import describe, locks, place_of, root_attrs, writing
+from cosmofields.store.places import objects
 
 PLACES = ["box.zarr", "box.zarr.zip", "box.icechunk"]
 
@@ -78,8 +80,6 @@ def test_the_second_writer_is_refused(tmp_path: Path, s3: dict[str, Any], name: 
 def test_who_writes_to_an_object_store_is_said(s3: dict[str, Any]) -> None:
     import obstore
 
-    from cosmofields.store.places import objects
-
     place = place_of("s3://bucket/locks/box.zarr", s3)
     beside = objects(place, "s3://bucket/locks")
     with locks.alone(place):
@@ -97,8 +97,6 @@ def test_the_lock_of_a_writer_that_died_lapses(
 ) -> None:
     import obstore
 
-    from cosmofields.store.places import objects
-
     place = place_of("s3://bucket/lapsed/box.zarr", s3)
     beside = objects(place, "s3://bucket/lapsed")
     obstore.put(beside, ".box.zarr.lock", b"no JSON")
@@ -115,8 +113,6 @@ def test_a_writer_that_was_away_too_long_does_not_end_the_store(
 ) -> None:
     import obstore
 
-    from cosmofields.store.places import objects
-
     monkeypatch.setattr(locks, "RENEWED", 0.01)
     url = "s3://bucket/away/box.zarr"
     beside = objects(place_of(url, s3), "s3://bucket/away")
@@ -131,6 +127,48 @@ def test_a_writer_that_was_away_too_long_does_not_end_the_store(
     with pytest.raises(StoreError, match="not whole"):
         cf.open_store(url, storage_options=s3)
     assert bytes(obstore.get(beside, ".box.zarr.lock").bytes()) == b"another's"
+
+
+def test_a_lock_that_was_taken_unnoticed_is_neither_held_nor_removed(s3: dict[str, Any]) -> None:
+    """As of a process that was stopped: the thread that renews has not woken."""
+    import obstore
+
+    place = place_of("s3://bucket/stopped/box.zarr", s3)
+    beside = objects(place, "s3://bucket/stopped")
+    with locks.alone(place):
+        locks.check_alone(place)
+        obstore.put(beside, ".box.zarr.lock", b"another's")
+        with pytest.raises(StoreError, match="another one writes the store now"):
+            locks.check_alone(place)
+    with pytest.raises(StoreError, match="does not say whose"), locks.alone(place):
+        pass
+    obstore.delete(beside, ".box.zarr.lock")
+    with locks.alone(place):
+        obstore.put(beside, ".box.zarr.lock", b"another's")
+    assert bytes(obstore.get(beside, ".box.zarr.lock").bytes()) == b"another's"
+
+
+def test_a_lapsed_lock_that_goes_meanwhile(
+    s3: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import obstore
+
+    place = place_of("s3://bucket/meanwhile/box.zarr", s3)
+    beside = objects(place, "s3://bucket/meanwhile")
+    obstore.put(beside, ".box.zarr.lock", b"of one that died")
+    monkeypatch.setattr(locks, "LAPSED", -1.0)
+    put, gone = obstore.put, []
+
+    def late(store: Any, key: str, *args: Any, mode: Any, **kwargs: Any) -> Any:
+        if mode != "create" and not gone:
+            gone.append(key)
+            obstore.delete(store, key)
+        return put(store, key, *args, mode=mode, **kwargs)
+
+    monkeypatch.setattr(obstore, "put", late)
+    with locks.alone(place):
+        assert gone
+    assert not list(obstore.list(beside))
 
 
 def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
@@ -171,8 +209,6 @@ def test_an_object_store_that_is_not_whole(s3: dict[str, Any]) -> None:
 
 def test_what_is_not_ours_in_a_bucket_is_left_alone(s3: dict[str, Any]) -> None:
     import obstore
-
-    from cosmofields.store.places import objects
 
     url = "s3://bucket/notes"
     bucket = objects(place_of(url, s3))
@@ -420,3 +456,34 @@ def test_killed_while_what_was_begun_is_removed(
         (path / "more").mkdir(exist_ok=True)
     stages.create(tree, path, plan={"n": 1}, stages={"paint": 1}, title="a test")
     assert stages.state(path, {"n": 1}) == "begun"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EMFILE, "Too many open files"), PermissionError(13, "denied"), TimeoutError()],
+)
+def test_what_cannot_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    path = tmp_path / "box.zarr"
+    cf.write_store(box(1), path)
+    found = cf.open_store(path)
+    get = LocalStore.get
+
+    async def fails(self: Any, key: str, *args: Any, **kwargs: Any) -> Any:
+        if "/c/" in key:
+            raise error
+        return await get(self, key, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "get", fails)
+        with pytest.raises(StoreError, match="density/c/.* cannot be read"):
+            found.compute()
+        with pytest.raises(StoreError, match="cannot be read"):
+            cf.verify(path)
+        error = MemoryError()
+        for call in (found.compute, lambda: cf.verify(path)):
+            with pytest.raises(MemoryError):
+                call()
+    (path / "density/c/0/0/0").unlink()
+    assert [str(damage) for damage in cf.verify(path)] == ["density, density/c/0/0/0: is lost"]

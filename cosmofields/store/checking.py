@@ -11,7 +11,7 @@ import dask
 from dask.diagnostics.progress import ProgressBar
 
 from ..conventions import StoreError
-from .places import StorePath, brief, place_of
+from .places import StorePath, brief, place_of, unreachable
 from .reading import Found, Stored, check_whole, chunks_of, grid_of, in_ledger, look, stored
 from .vetting import Opened, digest, read_json
 
@@ -57,7 +57,8 @@ def verify(
     Raises
     ------
     StoreError
-        If it cannot be opened at all, or is not whole.
+        If it cannot be opened at all, is not whole, or cannot be read for another reason than what
+        is stored: too many open files, no permission, a server that does not answer.
 
     Notes
     -----
@@ -116,6 +117,8 @@ def _read(name: str, array: Any, part: Sequence[int]) -> list[Damage]:
         try:
             array[window]
         except Exception as error:  # each codec has errors of its own
+            if unreachable(error) or unreachable(error.__cause__):
+                raise
             lost = isinstance(error, StoreError) and "lost a chunk" in str(error)
             damages.append(
                 Damage(name, key, "is lost" if lost else _what(error.__cause__ or error))

@@ -13,7 +13,7 @@ from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.registry import register_pipeline
 
 from ..conventions import CosmofieldsError, StoreError, listing
-from .places import brief
+from .places import brief, unreachable
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,17 @@ class Decoding(BatchedCodecPipeline):
         try:
             # zarr from 3.2 on returns what it found.
             return await super().read_batch(batch, out, drop_axes)
-        except CosmofieldsError:
+        except (CosmofieldsError, MemoryError):
             raise
         except Exception as error:
             getters = [one[0] for one in batch]
             place = getattr(getattr(getters[0], "store", None), "place", "the store")
             keys = listing(getattr(getter, "path", "a piece of a shard") for getter in getters)
+            if unreachable(error):
+                raise StoreError(
+                    f"'{place}': {keys} cannot be read ({brief(error)}). That says nothing of what "
+                    "is stored; when it is mended, make the call again"
+                ) from error
             raise StoreError(
                 f"'{place}': {keys} cannot be decoded ({brief(error)}). Copy or write it again; "
                 "cosmofields.verify finds all that is wrong"

@@ -15,7 +15,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,7 +71,7 @@ def alone_within(place: Place) -> Iterator[None]:
 def check_alone(place: Place) -> None:
     """Refuse to end a store whose lock went to another while this process was stopped."""
     lease = (_HELD.get() or {}).get(place.root)
-    if isinstance(lease, _Lease) and lease.lost:
+    if isinstance(lease, _Lease) and not lease.renew():
         raise StoreError(
             f"'{place}': this call did not answer for {LAPSED / 60:.0f} minutes, and another one "
             "writes the store now. Let that one end"
@@ -161,22 +161,33 @@ class _Lease:
 
     def __init__(self, store: Any, key: str, tag: Any) -> None:
         self.store, self.key, self.tag, self.lost = store, key, tag, False
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._renew, daemon=True)
+        self._over, self._one = threading.Event(), threading.Lock()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
         self._thread.start()
 
-    def _renew(self) -> None:
+    def renew(self) -> bool:
+        """Say again who writes, if that is still this call; whether it is."""
         import obstore
-        from obstore.exceptions import BaseError, NotFoundError, PreconditionError
+        from obstore.exceptions import NotFoundError, PreconditionError
 
-        while not self._over.wait(RENEWED):
+        with self._one:
+            if self.lost:
+                return False
             try:
                 self.tag = obstore.put(self.store, self.key, _who(), mode={"e_tag": self.tag})[
                     "e_tag"
                 ]
             except (NotFoundError, PreconditionError, FileNotFoundError):
                 self.lost = True
-                return
+            return not self.lost
+
+    def _keep(self) -> None:
+        from obstore.exceptions import BaseError
+
+        while not self._over.wait(RENEWED):
+            try:
+                if not self.renew():
+                    return
             except BaseError as error:  # it may answer the next time
                 log.warning("%s was not renewed: %s", self.key, brief(error))
 
@@ -185,7 +196,8 @@ class _Lease:
 
         self._over.set()
         self._thread.join()
-        if not self.lost:
+        # obstore deletes on no condition; renewed just now, it is not another's to take.
+        if self.renew():
             obstore.delete(self.store, self.key)
 
 
@@ -214,10 +226,14 @@ def _take(place: Place, store: Any, key: str, url: str) -> Any:
         If it is another's, or there is no bucket.
     """
     import obstore
-    from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
+    from obstore.exceptions import (
+        AlreadyExistsError,
+        NotFoundError,
+        NotSupportedError,
+        PreconditionError,
+    )
 
-    there = None
-    while there is None:
+    while True:
         try:
             return obstore.put(store, key, _who(), mode="create")["e_tag"]
         except (NotSupportedError, NotImplementedError):
@@ -227,20 +243,22 @@ def _take(place: Place, store: Any, key: str, url: str) -> Any:
                 f"'{place}' cannot be written: there is no bucket such as it"
             ) from error
         except AlreadyExistsError:
-            with suppress(FileNotFoundError):  # it was let go of meanwhile
+            try:
                 there = obstore.get(store, key)
-    age = (datetime.now(UTC) - there.meta["last_modified"]).total_seconds()
-    refused = StoreError(
-        f"Another call is writing '{place}' ({_said(there.bytes().to_bytes())}, which last said so "
-        f"{age:.0f} s ago): wait for it, or stop it. The lock of one that died lapses after "
-        f"{LAPSED / 60:.0f} minutes; it is the object '{url}/{key}'"
-    )
-    if age < LAPSED:
-        raise refused
-    try:
-        return obstore.put(store, key, _who(), mode={"e_tag": there.meta["e_tag"]})["e_tag"]
-    except PreconditionError:
-        raise refused from None
+            except (NotFoundError, FileNotFoundError):  # it was let go of meanwhile
+                continue
+        age = (datetime.now(UTC) - there.meta["last_modified"]).total_seconds()
+        refused = StoreError(
+            f"Another call is writing '{place}' ({_said(there.bytes().to_bytes())}, which last "
+            f"said so {age:.0f} s ago): wait for it, or stop it. The lock of one that died lapses "
+            f"after {LAPSED / 60:.0f} minutes; it is the object '{url}/{key}'"
+        )
+        if age < LAPSED:
+            raise refused
+        try:
+            return obstore.put(store, key, _who(), mode={"e_tag": there.meta["e_tag"]})["e_tag"]
+        except (PreconditionError, NotFoundError, FileNotFoundError):
+            continue  # another took it, and is there now; or it went
 
 
 def _who() -> bytes:

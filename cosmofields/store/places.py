@@ -7,6 +7,7 @@ The path says which: ``box.zarr``, ``box.zarr.zip``, ``s3://bucket/box.zarr``,
 from __future__ import annotations
 
 import functools
+import gzip
 import io
 import json
 import os
@@ -325,6 +326,16 @@ def failures(*others: type[Exception]) -> tuple[type[Exception], ...]:
         if module in sys.modules:
             found += [getattr(sys.modules[module], name) for name in names]
     return tuple(found)
+
+
+def unreachable(error: BaseException | None) -> bool:
+    """Whether what failed is a disk, a server, or this process, and not what is stored there."""
+    # Ours say what is stored; of what is packed wrongly, bz2 says so in an error of no number.
+    if isinstance(error, StoreError | zipfile.BadZipFile | gzip.BadGzipFile):
+        return False
+    if type(error) is OSError and error.errno is None:
+        return False
+    return isinstance(error, (MemoryError, *failures()))
 
 
 def brief(error: BaseException) -> str:

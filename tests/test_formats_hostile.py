@@ -394,6 +394,12 @@ def test_a_binary_snapshot_of_other_numbers(kind: str, small: Any, tmp_path: Pat
         path.write_bytes(whole[:here] + struct.pack(f"{order}i", value) + whole[here + 4 :])
         with pytest.raises(StoreError, match="damaged"):
             open_catalog(str(source).replace(str(folder), str(tmp_path / "copy")), **options)
+    # Time, redshift, box and Omega_m, as they would lie where GADGET-4 has others.
+    for offset, value in ((72, 0.5), (80, 3.0), (128, 0.0), (136, -1.0)):
+        here = at + offset
+        path.write_bytes(whole[:here] + struct.pack(f"{order}d", value) + whole[here + 8 :])
+        with pytest.raises(StoreError, match="which no snapshot has.*GADGET-4's own header"):
+            open_catalog(str(source).replace(str(folder), str(tmp_path / "copy")), **options)
     # Files of the snapshot that are not there.
     if kind == "gadget-format1":
         path.write_bytes(whole)

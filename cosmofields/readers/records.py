@@ -20,6 +20,7 @@ from .parts import Part, Table
 
 HEADER, LABEL, BLOCKS = 256, 8, 1000  # bytes; bytes; of a file, at most
 TYPES = 6
+FILES = 2**16  # of a snapshot, at most
 # Particles of each type here, their masses, time, redshift, two flags, particles in all files, a
 # flag, files, box, Omega_m, Omega_Lambda, h, two flags, high words of the particles in all files.
 _FIELDS = struct.Struct("6i6d2d2i6I2i4d2i6I")
@@ -76,6 +77,18 @@ def _header(path: str, order: str, raw: bytes) -> dict[str, Any]:
     counts = [*values[:6]]
     if min(counts) < 0 or not all(map(math.isfinite, values[6:14])):
         raise StoreError(f"{path!r}: the header says that there are {counts} particles: damaged")
+    time, redshift, files, (side, matter, dark, _) = *values[12:14], values[23], values[24:28]
+    # Without expansion no density is given; GADGET-4 has 64-bit counts in as many bytes.
+    cosmological = bool(redshift or matter or dark)
+    if not (0 < side < math.inf and 0 <= files <= FILES) or (
+        cosmological and not (0 < matter <= 1 and abs(time * (1 + redshift) - 1) < 1e-3)
+    ):
+        raise StoreError(
+            f"{path!r}: the header says BoxSize {side:.6g}, Omega0 {matter:.6g}, {files} files, "
+            f"Time {time:.6g} and Redshift {redshift:.6g}, which no snapshot has: damaged, or with "
+            "GADGET-4's own header. GADGET-4 writes this one with GADGET2_HEADER; better, have it "
+            "write HDF5: SnapFormat 3"
+        )
     return {
         "NumPart_ThisFile": counts,
         "MassTable": [*values[6:12]],

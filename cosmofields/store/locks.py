@@ -26,6 +26,7 @@ from ..lazy import log
 from .places import Place, StorePath, brief, failures, objects, place_of
 
 RENEWED, LAPSED = 60.0, 300.0  # seconds
+TRIES = 5  # to take a lock that others take and let go of
 
 # Locks of the calls that this one is within.
 _HELD: ContextVar[dict[str, Any] | None] = ContextVar("held", default=None)
@@ -233,7 +234,8 @@ def _take(place: Place, store: Any, key: str, url: str) -> Any:
         PreconditionError,
     )
 
-    while True:
+    refused = None
+    for _ in range(TRIES):
         try:
             return obstore.put(store, key, _who(), mode="create")["e_tag"]
         except (NotSupportedError, NotImplementedError):
@@ -259,6 +261,10 @@ def _take(place: Place, store: Any, key: str, url: str) -> Any:
             return obstore.put(store, key, _who(), mode={"e_tag": there.meta["e_tag"]})["e_tag"]
         except (PreconditionError, NotFoundError, FileNotFoundError):
             continue  # another took it, and is there now; or it went
+    raise refused or StoreError(
+        f"'{place}': its lock, the object '{url}/{key}', comes and goes: many calls want to write "
+        "it. Make the call again"
+    )
 
 
 def _who() -> bytes:

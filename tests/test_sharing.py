@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import http.server
 import json
@@ -19,12 +20,14 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from zarr.core.buffer import default_buffer_prototype
 
 import cosmofields as cf
 from cosmofields.cli import main
 from cosmofields.conventions import StoreError, label, make_grid
 from cosmofields.reporting.inputs import open_source
-from cosmofields.store import describe
+from cosmofields.store import describe, place_of
+from cosmofields.store.places import reach
 
 GRID = make_grid(32, (75.0,) * 3)
 FACTS = {"box_size": 75.0, "redshift": 0.59, "cosmology": {"Omega_m": 0.3, "h": 0.7}}
@@ -157,6 +160,17 @@ def test_here(tmp_path: Path, name: str) -> None:
     cf.write_store(cf.open_store(path).map_over_datasets(lambda ds: ds), path, overwrite=True)
     same(path, 1)
     assert os.listdir(tmp_path) == [name]
+
+
+def test_a_zip_file_is_closed_with_its_store(tmp_path: Path) -> None:
+    cf.write_store(universe(), tmp_path / "box.zarr.zip")
+    store = reach(place_of(tmp_path / "box.zarr.zip"))
+    assert store._get("zarr.json", default_buffer_prototype()) is not None
+    archive = store._zf
+    assert archive.fp is not None
+    del store
+    gc.collect()
+    assert archive.fp is None
 
 
 def test_an_object_store(s3: dict[str, Any]) -> None:

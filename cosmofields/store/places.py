@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sys
+import weakref
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -146,7 +147,7 @@ def reach(place: Place, *, write: bool = False) -> Store:
             case "folder":
                 return LocalStore(place.root, read_only=not write)
             case "zip":
-                return ZipStore(place.root, mode="r") if place.local else _RemoteZip(place)
+                return _LocalZip(place.root, mode="r") if place.local else _RemoteZip(place)
             case "icechunk":
                 return session(place, write=write).store
             case "fsspec":
@@ -257,6 +258,17 @@ def _storage(icechunk: Any, place: Place) -> Any:
         **{key: value for key, value in known.items() if value is not None},
         **given,
     )
+
+
+class _LocalZip(ZipStore):
+    """A zip file that is closed when its store goes.
+
+    Left to the garbage collector, the file at times goes before the archive that would close it.
+    """
+
+    def _sync_open(self) -> None:
+        super()._sync_open()
+        weakref.finalize(self, self._zf.close)
 
 
 class _RemoteZip(ZipStore):

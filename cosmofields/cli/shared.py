@@ -79,11 +79,11 @@ def completed(action: argparse.Action, kind: str) -> None:
     action.complete = kind  # type: ignore[attr-defined]
 
 
-def model_option(parser: Any, *, default: str = "default", also: str = "") -> None:
+def model_option(parser: Any, *, also: str = "") -> None:
     """Add ``--model``."""
     completed(
         parser.add_argument(
-            "--model", default=default, help=f"{MODEL}{also} (default: %(default)s)"
+            "--model", default="default", help=f"{MODEL}{also} (default: %(default)s)"
         ),
         "model",
     )

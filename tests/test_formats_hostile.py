@@ -360,9 +360,15 @@ def test_a_text_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(text, "UNPACKED", 100_000)
     with pytest.raises(StoreError, match="unpacks to more than.*gunzip -k"):
         open_catalog(path, **FACTS)
-    for name, content in (("a.fits.gz", gzip.compress(b"SIMPLE  = \0")), ("a.csv.xz", b"\xfd7zX")):
+
+
+def test_what_is_packed_and_no_text(tmp_path: Path, small: Any) -> None:
+    packed = {
+        f"a.{kind}.gz": gzip.compress(small(kind)[1].read_bytes()) for kind in ("fits", "npz")
+    }
+    for name, content in {**packed, "a.gz": b"\x1f\x8bdamaged", "a.csv.xz": b"\xfd7zX"}.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(StoreError, match="is packed: unpack it first"):
+        with pytest.raises(StoreError, match="is packed, and not a text.*: unpack it first"):
             open_catalog(tmp_path / name, **FACTS)
 
 

@@ -110,14 +110,15 @@ def recognise(path: str) -> str | None:
             head = file.read(4096)
     except OSError as error:
         raise StoreError(f"{path!r} cannot be read: {error}") from error
+    content = text.unpacked(head)
     for magic, name in MAGIC.items():
-        if head.startswith(magic):
-            return name
+        if content.startswith(magic):
+            return name if content is head else None
     if records.is_records(head):
         return "gadget_binary"
     if binary.is_group_tab(path):
         return "group_tab"
-    if text.looks_like_text(head) and Path(path).suffix.lower() not in NO_TEXT:
+    if text.looks_like_text(content) and Path(path).suffix.lower() not in NO_TEXT:
         return "csv"
     import h5py
 
@@ -130,7 +131,7 @@ def understand(path: str, format: str | None, ask: Ask) -> File:
     if kind is None and Path(path).is_file() and Path(path).suffix.lower() not in NO_TEXT:
         held = "is empty" if not Path(path).stat().st_size else "is of no format that is known here"
         if Path(path).suffix.lower() in (".gz", ".bz2", ".xz", ".zst"):
-            held = "is packed: unpack it first (only a text in gzip is read as it is). It " + held
+            held = "is packed, and not a text in gzip, which is read as it is: unpack it first"
         raise StoreError(
             f"{path!r} {held}; expected one of {listing(sorted(FORMATS))} (docs/formats.md), or a "
             "table with a line of names: CSV"

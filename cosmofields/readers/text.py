@@ -52,13 +52,18 @@ def _size(path: str) -> int:
         return size
 
 
+def unpacked(head: bytes) -> bytes:
+    """The first bytes of what a file holds, which may be in gzip; none if they are damaged."""
+    if not head.startswith(GZIP):
+        return head
+    try:
+        return zlib.decompressobj(wbits=31).decompress(head, 4096)
+    except zlib.error:
+        return b""
+
+
 def looks_like_text(head: bytes) -> bool:
-    """Whether the first bytes of a file can be a table of numbers with names above them."""
-    if head.startswith(GZIP):
-        try:
-            head = zlib.decompressobj(wbits=31).decompress(head, 4096)
-        except zlib.error:
-            return False
+    """Whether the first bytes can be those of a table of numbers with names above them."""
     line = head.split(b"\n")[0]
     return bool(line.strip()) and bool(re.fullmatch(rb"[\x09\x0d\x20-\x7e]+", line))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import mmap
 import os
@@ -82,7 +83,7 @@ class Bench:
             case = self._current()
             log = (self.scratch / "worker.log").read_text(errors="replace")[-2000:]
             if case is not None:
-                self.keep(case, Verdict(why, log))
+                self.keep(case, Verdict(why, f"case {n} of the child; {log}"))
         tally.cases += n
         tally.seconds += time.monotonic() - started
         return n
@@ -167,6 +168,7 @@ class Worker:
         virtual = psutil.Process().memory_info().vms
         resource.setrlimit(resource.RLIMIT_AS, (virtual + _MORE, hard))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        faulthandler.enable()  # to the log: the line that a library in C was called from
         batch(self)
 
     def make_and_judge(self, make: Callable[[], Case]) -> None:

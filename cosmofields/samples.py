@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -34,11 +35,13 @@ from .inference import (
 from .kernels.symmetry import transform
 from .painting import paint
 from .readers import open_box
-from .store import open_store, write_store
+from .store import open_store, place_of, refusals, write_store
 from .unet import MODELS, vector_channels
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.float32]]
 Files = tuple[Path, Path]
+
+LEFT = 3600.0  # seconds after which an unfinished file is that of a run that was killed
 
 
 def file_digest(path: str | Path) -> str:
@@ -278,9 +281,17 @@ def cache_box(
     files = path.with_name(f"{stem}.inputs.npy"), path.with_name(f"{stem}.truth.npy")
     if not all(file.exists() for file in files):
         arrays = load_box(path, target, inputs=inputs, earlier=earlier, bias=bias)
+        # Runs may share the folder, so what is younger may be another's.
+        for left in path.parent.glob("*.part"):
+            if left.name.startswith(stem) and time.time() - left.stat().st_mtime > LEFT:
+                left.unlink(missing_ok=True)
         for file, array in zip(files, arrays, strict=True):
-            part = file.with_suffix(f".{uuid.uuid4().hex}.part")  # runs may share the folder
-            with part.open("wb") as handle:
-                np.save(handle, array)
-            part.replace(file)
+            part = file.with_suffix(f".{uuid.uuid4().hex}.part")
+            with refusals(place_of(file)):
+                try:
+                    with part.open("wb") as handle:
+                        np.save(handle, array)
+                    part.replace(file)
+                finally:
+                    part.unlink(missing_ok=True)
     return files

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,6 +21,7 @@ from cosmofields.conventions import CosmofieldsError, StoreError
 from cosmofields.linear import linear_theory
 from cosmofields.readers import open_box
 from cosmofields.samples import (
+    LEFT,
     BoxSamples,
     cache_box,
     file_digest,
@@ -218,11 +223,31 @@ def test_cached_box_is_the_loaded_one(
     model = build("residual", "density", n_bins=1, widths=[4, 4, 4]).eval()
     earlier = {"density": (model, {"linear_bias": {}})}
     names = ("halo_density", "density", "unfiltered_momentum")
+    parts: list[Path] = []
+
+    def full(file: Any, array: Any) -> None:
+        file.write(b"begun")
+        parts.append(Path(file.name))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("numpy.save", full)
+        with pytest.raises(StoreError, match="momentum-.*No space"):
+            cache_box(path, "momentum", inputs=names, earlier=earlier, bias=bias)
+    (begun,) = parts
+    assert not begun.exists()
+    # What killed runs left goes; what may be another's stays.
+    old, young = begun.with_suffix(".0.part"), begun.with_suffix(".1.part")
+    for left in (old, young):
+        left.touch()
+    os.utime(old, (0, time.time() - 2 * LEFT))
     files = cache_box(path, "momentum", inputs=names, earlier=earlier, bias=bias)
     inputs, truth = load_box(path, "momentum", inputs=names, earlier=earlier, bias=bias)
     assert inputs.shape[0] == 5
     for file, array in zip(files, (inputs, truth), strict=True):
         np.testing.assert_array_equal(np.load(file), array)
+    assert not old.exists()
+    assert young.exists()
     # Eq. 3: (1 + delta) v of linear theory.
     observed = open_store(path, "/").load()[["halo_density"]]
     theory = linear_theory(observed, method="paper", bias=[1.5])

@@ -242,6 +242,45 @@ def test_metadata_that_are_too_large(tmp_path: Path) -> None:
     refused(path, "larger than 64 MB")
 
 
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository of a small store."""
+    pytest.importorskip("icechunk")
+    path = tmp_path / "theirs.icechunk"
+    values = np.random.default_rng(0).standard_normal(4096)  # fewer would lie in the manifest
+    cf.write_store(xr.Dataset({"a": ("i", values)}), path)
+    np.testing.assert_array_equal(cf.open_store(path)["a"], values)
+    return path
+
+
+def test_metadata_of_a_repository_that_unpack_to_too_much(repository: Path) -> None:
+    (manifest, *_) = (repository / "manifests").iterdir()
+    header = manifest.read_bytes()[:39]
+    # Frames without a size, of blocks that repeat one byte 2^17 times (RFC 8878, 3.1.1.2).
+    frame, block, last = b"\x28\xb5\x2f\xfd\x00\x58", b"\x02\x00\x10\x00", b"\x03\x00\x10\x00"
+    some = frame + block * 3 + last
+    assert numcodecs.Zstd().decode(some) == bytes(2**19)
+    for bomb in (frame + block * 4096 + last, some * 1025):
+        manifest.write_bytes(header + bomb)
+        refused(repository, "manifests/.* unpacks to more than 512 MB")
+
+
+def test_files_of_a_repository_that_are_none(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(bytes(100))
+    (chunk, *_) = (path for path in (repository / "chunks").rglob("*") if path.is_file())
+    chunk.rename(tmp_path / "chunk")
+    chunk.symlink_to(tmp_path / "secret")
+    refused(repository, "leads out of the store")
+    chunk.unlink()
+    os.mkfifo(chunk)
+    refused(repository, "is neither a file nor a folder")
+    chunk.unlink()
+    (tmp_path / "chunk").rename(chunk)
+    with (repository / "snapshots" / "A").open("wb") as file:
+        file.truncate(2**40)
+    refused(repository, "snapshots/A is larger than 64 MB")
+
+
 # --- nesting, names, links ---
 
 

@@ -25,6 +25,7 @@ from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, ObjectStore, ZipStore
 
 from ..conventions import CosmofieldsError, StoreError, require_extra
+from .files import check_repository
 
 Kind = Literal["folder", "zip", "icechunk", "objects", "web", "fsspec"]
 
@@ -211,6 +212,8 @@ def session(place: Place, *, write: bool = False) -> Any:
         # It warns of commits at once to a folder; `alone` lets one writer through.
         icechunk.set_logs_filter("error")
     there = place.local is None or place.local.is_dir()
+    if place.local and there:
+        check_repository(place.local, place)
     storage = _storage(icechunk, place) if there or write else None
     if storage is None or not icechunk.Repository.exists(storage):
         if write:

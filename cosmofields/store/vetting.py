@@ -12,7 +12,6 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from zarr.abc.store import ByteRequest, Store
@@ -21,12 +20,12 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, ObjectStore, WrapperStore, ZipStore
 
 from ..conventions import CosmofieldsError, StoreError, too_nested
+from .files import METADATA, frame, inside, too_large
 from .places import Place, brief
 
 Documents = dict[str, dict[str, Any]]
 
 # A box of 4096^3 cells in 64 chunks an axis has 10^6 chunks of 1 MB, and metadata of some kB.
-METADATA = 2**26  # bytes of a metadata file
 NODES = 10_000  # groups and arrays
 DEPTH = 12  # groups within groups
 NESTING = 64  # lists and dicts within one another
@@ -174,7 +173,7 @@ def read_json(store: Store, key: str, place: Place) -> dict[str, Any] | None:
 
 def _read(store: Store, key: str, place: Place) -> bytes | None:
     """Content of a small file, however large it is."""
-    too_large = _too_large(key, place)
+    refusal = too_large(key, place)
     if isinstance(store, ObjectStore):  # a server need not be true to the size that it says
         import obstore
 
@@ -184,7 +183,7 @@ def _read(store: Store, key: str, place: Place) -> bytes | None:
                 parts.append(bytes(part))
                 n += len(parts[-1])
                 if n > METADATA:
-                    raise too_large
+                    raise refusal
         except (FileNotFoundError, NotADirectoryError):
             return None
         return b"".join(parts)
@@ -194,19 +193,15 @@ def _read(store: Store, key: str, place: Place) -> bytes | None:
     if size < 0:
         return None
     if size > METADATA:
-        raise too_large
+        raise refusal
     value = sync(store.get(key, default_buffer_prototype()))
     return None if value is None else value.to_bytes()
-
-
-def _too_large(key: str, place: Place) -> StoreError:
-    return StoreError(f"'{place}': {key} is larger than {METADATA >> 20} MB")
 
 
 def _size(store: Store, key: str, place: Place) -> int | None:
     """Bytes of a file on this machine; -1 if there is none, None if the store is elsewhere."""
     if isinstance(store, LocalStore):
-        path = _inside(store.root, key, place)
+        path = inside(store.root, key, place)
         return path.stat().st_size if path.is_file() else -1
     if isinstance(store, ZipStore):
         if not store._is_open:
@@ -214,22 +209,6 @@ def _size(store: Store, key: str, place: Place) -> int | None:
         info = store._zf.NameToInfo.get(key)
         return info.file_size if info else -1
     return None
-
-
-def _inside(root: Path, key: str, place: Place) -> Path:
-    """The file of a key, which lies in the store: a link may not lead elsewhere."""
-    path = root / key
-    try:
-        inside = path.resolve().is_relative_to(root.resolve())
-        # To open a pipe is to wait for who writes into it.
-        odd = inside and path.exists() and not (path.is_file() or path.is_dir())
-    except (OSError, RuntimeError, ValueError):  # links in a circle; a name too long, or a NUL
-        inside = odd = False
-    if not inside:
-        raise StoreError(f"'{place}': {key} leads out of the store, so it is not read")
-    if odd:
-        raise StoreError(f"'{place}': {key} is neither a file nor a folder, so it is not read")
-    return path
 
 
 # --- what is checked ---
@@ -393,7 +372,7 @@ class Opened(WrapperStore[Store]):
         meta = key.rpartition("/")[2] in META
         held = _size(self._store, key, self.place) or 0
         if meta and held > METADATA:
-            raise _too_large(key, self.place)
+            raise too_large(key, self.place)
         # What does not shrink grows by a header, a checksum or the index of a shard.
         most = next((self.nbytes[up] for up in above(key) if up in self.nbytes), None)
         if not meta and most is not None and held > 2 * most + 2**20:
@@ -433,12 +412,8 @@ def _claimed(head: bytes, compressor: str) -> int:
     """Bytes that a compressed chunk says it becomes; 0 if it does not say."""
     if compressor == "blosc" and len(head) >= 16:
         return int.from_bytes(head[4:8], "little")
-    if compressor == "zstd" and len(head) > 4:  # RFC 8878
-        flags = head[4]
-        single, dictionary = flags >> 5 & 1, (0, 1, 2, 4)[flags & 3]
-        n = (single, 2, 4, 8)[flags >> 6]
-        at = 5 + (1 - single) + dictionary
-        return int.from_bytes(head[at : at + n], "little") + (256 if n == 2 else 0)
+    if compressor == "zstd" and len(head) > 4:
+        return frame(head)[1]
     return 0
 
 

@@ -82,8 +82,10 @@ class Bench:
             self._count(tally, Verdict(why))
             case = self._current()
             log = (self.scratch / "worker.log").read_text(errors="replace")[-2000:]
-            if case is not None:
-                self.keep(case, Verdict(why, f"case {n} of the child; {log}"))
+            if case is None:
+                self.say(f"while case {n} of the child was made: {why}: {log[-300:]}")
+            else:
+                self.keep(case, Verdict(why, log))
         tally.cases += n
         tally.seconds += time.monotonic() - started
         return n
@@ -127,7 +129,7 @@ class Bench:
             time.sleep(0.05)
 
     def _current(self) -> Case | None:
-        """The case on which a worker died."""
+        """The case on which a worker died; None if it died while it made one."""
         path = self.scratch / "current"
         return pickle.loads(path.read_bytes()) if path.exists() else None
 
@@ -173,6 +175,7 @@ class Worker:
 
     def make_and_judge(self, make: Callable[[], Case]) -> None:
         """Judge a case, if the library that its mutation needs goes along with it."""
+        (self.bench.scratch / "current").unlink(missing_ok=True)
         try:
             case = make()
         except Exception as error:

@@ -105,7 +105,9 @@ def _dataset(file: Any, name: str, item: Any, draws: Draws) -> None:
         del file[name]
         file[name] = kept
         return
-    shape, values = item.shape, item[()] if item.shape else np.ones(3)
+    # One that a change before made of itself would be read for ever.
+    plain = item.shape and not item.is_virtual
+    shape, values = item.shape, item[()] if plain else np.ones(3)
     del file[name]
     if how == 5:
         chunks = tuple(min(max(n, 1), 100) for n in (shape or (1,)))

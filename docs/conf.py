@@ -1,5 +1,6 @@
 """The documentation site: ``make docs``."""
 
+import hashlib
 import os
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -48,8 +49,13 @@ for notebook in sorted(HERE.parent.glob("notebooks/*.ipynb")):
     if not page.is_file() or page.read_text() != text:
         page.parent.mkdir(exist_ok=True)
         page.write_text(text)
-# They are run when they have changed; pages of text are not.
+# They are run when they, or what they show, have changed; pages of text are not.
 nb_execution_mode = "cache"
+shown = hashlib.sha256()
+for source in sorted(path for path in HERE.parent.glob("cosmofields/**/*") if path.is_file()):
+    if source.suffix not in (".pyc", ".nbc", ".nbi"):
+        shown.update(source.read_bytes())
+nb_execution_cache_path = str(HERE / "_build" / f"executed-{shown.hexdigest()[:12]}")
 nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 # Bars belong to who waits for them; a page shows what a cell printed as one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import gzip
+import json
 import re
 from collections.abc import Callable, Iterator
 from html import unescape
@@ -641,6 +642,11 @@ def test_evaluate_from_the_command_line(
     argv = ["evaluate", str(store), str(store), "--out", str(out), "--label", "mine"]
     assert main(argv) == 0
     assert capsys.readouterr().out.strip() == str(out / "report.html")
+    assert main([*argv[:4], str(tmp_path / "again"), *argv[5:], "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["report"] == str(tmp_path / "again" / "report.html")
+    assert set(printed["scores"]) == {"mine", "linear theory"}
+    assert printed["scores"]["mine"]["density"]["units"] == "1"
     text = unescape((out / "report.html").read_text())
     assert f"cosmofields {' '.join(argv)}" in text
     for missing in ("Bands around the spectra: one box", "Training curves (Fig. 3 of the paper)"):

@@ -405,6 +405,10 @@ def test_commands(
     found = json.loads(out.read_text())
     assert set(found["boxes"]) == {"box_2.h5"}
     assert gather(models)["boxes"] == {}
+    assert main(["score", "--model", str(models), "--boxes", str(boxes[1]), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["boxes"] == json.loads(json.dumps(found["boxes"]), parse_constant=lambda _: None)
+    assert gather(models)["boxes"] != {}  # without --out they go to the cards of a directory
     assert main(["models"]) == 0
     text = capsys.readouterr().out
     assert [line.split(":")[0] for line in text.splitlines() if line[0] != " "] == list(zoo())

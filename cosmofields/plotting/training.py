@@ -181,4 +181,4 @@ def _panel(ax: Axes, fit: xr.Dataset) -> None:
         ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         ax.yaxis.set_minor_formatter(ticker.NullFormatter())
-    ax.legend(loc="upper right")
+    ax.legend()

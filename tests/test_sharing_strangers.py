@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,27 +205,68 @@ def test_a_large_field_that_is_not_there_takes_no_memory(make: Callable[..., Pat
     assert cf.open_store(path)["a"].shape == (8192,) * 3
 
 
-@pytest.mark.parametrize("codec", ["zstd", "blosc"])
-def test_a_chunk_that_becomes_more_than_its_array_says(
-    make: Callable[..., Path], codec: str
-) -> None:
-    zeros = bytes(2**24)
-    packed = numcodecs.Zstd().encode(zeros) if codec == "zstd" else numcodecs.Blosc().encode(zeros)
-    options: dict[str, Any] = {
-        "zstd": {"level": 0, "checksum": False},
-        "blosc": {
-            "cname": "lz4",
-            "clevel": 5,
-            "shuffle": "shuffle",
-            "typesize": 4,
-            "blocksize": 0,
-        },
-    }
-    codecs = [array()["codecs"][0], {"name": codec, "configuration": options[codec]}]
-    path = make(a=array(codecs=codecs, dimension_names=["a"]))
-    (path / "a/c/0").write_bytes(bytes(packed))
-    with pytest.raises(StoreError, match=r"says that it holds 1.68e\+07 bytes"):
+# Frames without a size, of blocks that repeat one byte 2^17 times (RFC 8878, 3.1.1.2).
+FRAME, BLOCK, LAST = b"\x28\xb5\x2f\xfd\x00\x58", b"\x02\x00\x10\x00", b"\x03\x00\x10\x00"
+UNSAID = "zstd that does not say"
+
+
+def packed(codec: str, n: int) -> bytes:
+    """What becomes ``n`` zero bytes."""
+    if codec == UNSAID:
+        return FRAME + BLOCK * (n // 2**17 - 1) + LAST
+    if codec == "zlib":  # in pieces, as no one has so much memory to spare
+        packs = zlib.compressobj()
+        return b"".join(packs.compress(bytes(2**20)) for _ in range(n >> 20)) + packs.flush()
+    level = {"lzma": {"preset": 0}, "gzip": {"level": 9}}.get(codec, {})
+    return bytes(numcodecs.get_codec({"id": codec, **level}).encode(bytes(n)))
+
+
+def compressed(codec: str, **changes: Any) -> dict[str, Any]:
+    """Metadata of an array, in Zarr's format 2: it takes all codecs of numcodecs."""
+    return {"zarr_format": 2, "shape": [4], "chunks": [4], "dtype": "<f4", "fill_value": None,
+            "order": "C", "filters": None, "compressor": {"id": codec}} | changes  # fmt: skip
+
+
+def old(path: Path, document: dict[str, Any], chunk: bytes) -> Path:
+    """A store of Zarr's format 2 with one array of one chunk."""
+    (path / "a").mkdir(parents=True)
+    (path / "a" / "0").write_bytes(chunk)
+    nodes = {".zgroup": {"zarr_format": 2}, "a/.zarray": document}
+    nodes["a/.zattrs"] = {"_ARRAY_DIMENSIONS": ["a"]}
+    for key, node in nodes.items():
+        (path / key).write_text(json.dumps(node))
+    consolidated = {"metadata": nodes, "zarr_consolidated_format": 1}
+    (path / ".zmetadata").write_text(json.dumps(consolidated))
+    return path
+
+
+@pytest.mark.parametrize("codec", ["zstd", "blosc", "lz4", "gzip", "zlib", "bz2", "lzma", UNSAID])
+def test_a_chunk_that_becomes_more_than_its_array_says(tmp_path: Path, codec: str) -> None:
+    document = compressed(codec.split()[0])
+    path = old(tmp_path / "sound", document, small_chunk(codec))
+    np.testing.assert_array_equal(cf.open_store(path)["a"], np.arange(4))
+    # What does not say is let be up to 256 MB.
+    n = 2**24 if codec in ("zstd", "blosc", "lz4") else 2**28 + 2**20
+    path = old(tmp_path / "bomb", document, packed(codec, n))
+    with pytest.raises(StoreError, match=r"the chunk a/0 becomes .* bytes or more"):
         cf.open_store(path)
+    (path / "a/0").write_bytes(b"")
+    with pytest.raises(StoreError, match="a/0 cannot be decoded"):
+        cf.open_store(path)
+
+
+def small_chunk(codec: str) -> bytes:
+    """The four numbers that the array is to hold."""
+    if codec == UNSAID:  # a raw block
+        return FRAME + (16 << 3 | 1).to_bytes(3, "little") + CHUNK
+    return bytes(numcodecs.get_codec({"id": codec}).encode(CHUNK))
+
+
+@pytest.mark.parametrize("after", [{"id": "gzip"}, {"id": "crc32"}, {"id": "shuffle"}])
+def test_what_is_done_to_compressed_chunks(tmp_path: Path, after: dict[str, Any]) -> None:
+    document = compressed("x", filters=[{"id": "zstd"}], compressor=after)
+    path = old(tmp_path / "a", document, CHUNK)
+    refused(path, f"compressed with zstd, and then encoded with {after['id']}")
 
 
 def test_a_zip_file_of_zeros(tmp_path: Path) -> None:
@@ -256,11 +298,9 @@ def repository(tmp_path: Path) -> Path:
 def test_metadata_of_a_repository_that_unpack_to_too_much(repository: Path) -> None:
     (manifest, *_) = (repository / "manifests").iterdir()
     header = manifest.read_bytes()[:39]
-    # Frames without a size, of blocks that repeat one byte 2^17 times (RFC 8878, 3.1.1.2).
-    frame, block, last = b"\x28\xb5\x2f\xfd\x00\x58", b"\x02\x00\x10\x00", b"\x03\x00\x10\x00"
-    some = frame + block * 3 + last
+    some = packed(UNSAID, 2**19)
     assert numcodecs.Zstd().decode(some) == bytes(2**19)
-    for bomb in (frame + block * 4096 + last, some * 1025):
+    for bomb in (packed(UNSAID, 2**29 + 2**17), some * 1025):
         manifest.write_bytes(header + bomb)
         refused(repository, "manifests/.* unpacks to more than 512 MB")
 

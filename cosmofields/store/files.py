@@ -1,14 +1,23 @@
-"""Files of a stranger's store on this machine: where they lead, and how large they become."""
+"""Files of a stranger's store: where they lead, and how large they become unpacked."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import lzma
 import os
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..conventions import StoreError
 
 METADATA = 2**26  # bytes of a file that is read as a whole
 UNPACKED = 2**29  # that it may become
+_SPARED = 2**28  # bytes that a chunk may become unseen
+_DEFLATED = 1032  # that a byte of deflate becomes at most
 _ICECHUNK, _ZSTD, _BLOCK = b"ICE\xf0\x9f\xa7\x8aCHUNK", b"\x28\xb5\x2f\xfd", 2**17
 
 
@@ -33,16 +42,65 @@ def too_large(key: str, place: object) -> StoreError:
     return StoreError(f"'{place}': {key} is larger than {METADATA >> 20} MB")
 
 
-def frame(head: bytes) -> tuple[int, int]:
-    """Bytes of the header of a zstd frame, and how many the frame says it becomes (RFC 8878).
+def becomes(content: memoryview, compressor: str, most: int) -> int:
+    """Bytes that a compressed chunk becomes, as far as that matters to who takes ``most`` of them.
 
-    The latter is 0 if it does not say.
+    What a chunk says of itself counts where its codec holds it to that.  Others are unpacked up to
+    there, in pieces that are dropped, if they can hold more than memory that is spared easily.
     """
+    if compressor == "blosc" and len(content) >= 16:
+        return int.from_bytes(content[4:8], "little")
+    if compressor == "lz4" and len(content) >= 4:
+        return int.from_bytes(content[:4], "little")
+    spared = max(most, _SPARED)
+    if compressor == "zstd" and len(content) > 4:
+        says = _frame(content)[1]
+        if says is not None:
+            return says
+        bound = _most_of_zstd(content, 0)
+        return bound if bound > spared else 0
+    opened = _STREAMS.get(compressor)
+    if opened is None or (compressor in ("gzip", "zlib") and len(content) * _DEFLATED <= spared):
+        return 0
+    total = 0
+    try:
+        with opened(content) as stream:
+            while total <= most and (piece := stream.read(_BLOCK)):
+                total += len(piece)
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):
+        return 0  # its codec says what is wrong
+    return total
+
+
+class _Zlib(io.RawIOBase):
+    """What a zlib stream becomes, to be read in pieces."""
+
+    def __init__(self, content: memoryview) -> None:
+        self.left, self.unpacks = bytes(content), zlib.decompressobj()
+
+    def read(self, size: int = -1, /) -> bytes:
+        piece = self.unpacks.decompress(self.left, size)
+        self.left = self.unpacks.unconsumed_tail
+        return piece
+
+
+_STREAMS: dict[str, Callable[[memoryview], Any]] = {
+    "gzip": lambda content: gzip.GzipFile(fileobj=io.BytesIO(content)),
+    "zlib": _Zlib,
+    "bz2": lambda content: bz2.BZ2File(io.BytesIO(content)),
+    "lzma": lambda content: lzma.LZMAFile(io.BytesIO(content)),
+}
+COMPRESSORS = {"blosc", "zstd", "lz4", *_STREAMS}
+
+
+def _frame(head: bytes | memoryview) -> tuple[int, int | None]:
+    """Bytes of the header of a zstd frame, and what it says it becomes, if it says (RFC 8878)."""
     flags = head[4]
     single, dictionary = flags >> 5 & 1, (0, 1, 2, 4)[flags & 3]
     n = (single, 2, 4, 8)[flags >> 6]
     at = 5 + (1 - single) + dictionary
-    return at + n, int.from_bytes(head[at : at + n], "little") + (256 if n == 2 else 0)
+    says = int.from_bytes(head[at : at + n], "little") + (256 if n == 2 else 0)
+    return at + n, says if n else None
 
 
 def check_repository(root: Path, place: object) -> None:
@@ -75,17 +133,17 @@ def check_repository(root: Path, place: object) -> None:
 
 
 def _most(content: bytes) -> int:
-    """The most bytes that a file of Icechunk can become: 39 of a header, then zstd (RFC 8878).
+    """The most bytes that a file of Icechunk can become: 39 of a header, then zstd."""
+    packed = content.startswith(_ICECHUNK) and content[38:39] == b"\1"
+    return _most_of_zstd(content, 39) if packed else 0
 
-    It is packed as a stream, so that its frames do not say; but none of their blocks becomes more
-    than 128 kB.
-    """
-    if not content.startswith(_ICECHUNK) or content[38:39] != b"\1":
-        return 0
-    at, total = 39, 0
+
+def _most_of_zstd(content: bytes | memoryview, at: int) -> int:
+    """The most bytes that frames of zstd become from ``at`` on: 128 kB a block (RFC 8878)."""
+    total = 0
     while content[at : at + 4] == _ZSTD and len(content) > at + 4:
         checksum = content[at + 4] >> 2 & 1
-        at, last = at + frame(content[at : at + 5])[0], False
+        at, last = at + _frame(content[at : at + 18])[0], False
         while not last and at + 3 <= len(content):
             block = int.from_bytes(content[at : at + 3], "little")
             last, kind, size = bool(block & 1), block >> 1 & 3, block >> 3

@@ -19,8 +19,8 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, ObjectStore, WrapperStore, ZipStore
 
-from ..conventions import CosmofieldsError, StoreError, too_nested
-from .files import METADATA, frame, inside, too_large
+from ..conventions import CosmofieldsError, StoreError, listing, too_nested
+from .files import COMPRESSORS, METADATA, becomes, inside, too_large
 from .places import Place, brief
 
 Documents = dict[str, dict[str, Any]]
@@ -256,25 +256,28 @@ def _check_array(
     chunks: Any
     if "chunks" in document:  # format 2
         chunks = document["chunks"]
-        filters = document.get("filters") or []
-        used: Any = [*(filters if isinstance(filters, list) else [filters])]
-        used += [document["compressor"]] if document.get("compressor") else []
     else:
         how = document.get("chunk_grid")
         how = how.get("configuration") if isinstance(how, dict) else None
         chunks = how.get("chunk_shape") if isinstance(how, dict) else None
-        used = document.get("codecs")
     if not _sizes(shape, 0) or not _sizes(chunks, 1) or len(shape) != len(chunks):
         raise StoreError(
             f"'{place}': `{name}` says that it has shape {str(shape)[:100]} in chunks of "
             f"{str(chunks)[:100]}; expected two lists of whole numbers"
         )
-    for codec in _codecs(used):
-        if codec.removeprefix("numcodecs.") not in CODECS:
+    codecs = _codecs_of(document)
+    for codec in codecs:
+        if codec not in CODECS:
             raise StoreError(
                 f"'{place}': `{name}` is encoded with {codec[:100]!r}, which cosmofields does not "
                 "read: a codec may run code of whoever wrote the store"
             )
+    first = next((i for i, codec in enumerate(codecs) if codec in COMPRESSORS), len(codecs))
+    if (after := [codec for codec in codecs[first + 1 :] if codec != "crc32c"]) and _plain(codecs):
+        raise StoreError(
+            f"'{place}': `{name}` is compressed with {codecs[first]}, and then encoded with "
+            f"{listing(after)}: nothing would say how large its chunks become"
+        )
     for key in ("scale_factor", "add_offset"):  # xarray computes with them when values are read
         value = document.get("attributes", {}).get(key, 1)
         kind = document.get("data_type", document.get("dtype"))
@@ -297,6 +300,21 @@ def _sizes(value: Any, least: int) -> bool:
         and len(value) <= 32
         and all(type(item) is int and least <= item < 2**53 for item in value)
     )
+
+
+def _codecs_of(document: Mapping[str, Any]) -> list[str]:
+    """Names of the codecs of an array, in the order in which they encode."""
+    used = document.get("codecs")
+    if "chunks" in document:  # format 2
+        filters = document.get("filters") or []
+        used = [*(filters if isinstance(filters, list) else [filters])]
+        used += [document["compressor"]] if document.get("compressor") else []
+    return [codec.removeprefix("numcodecs.") for codec in _codecs(used)]
+
+
+def _plain(codecs: list[str]) -> bool:
+    """Whether a chunk is stored as one, and not a shard of them."""
+    return "sharding_indexed" not in codecs
 
 
 def _codecs(used: Any, depth: int = 0) -> Iterator[str]:
@@ -388,15 +406,15 @@ class Opened(WrapperStore[Store]):
                 f"'{self.place}' has lost a chunk: {key} is not there. Copy or write it again; "
                 "cosmofields.verify finds all that is wrong"
             )
-        if value is not None and byte_range is None:
+        if value is not None and len(value) and byte_range is None:
             compressor, limit = next(
                 (self.sizes[up] for up in above(key) if up in self.sizes), ("", 0)
             )
-            claimed = _claimed(value.as_numpy_array()[:32].tobytes(), compressor)
-            if claimed > limit:
+            content = value.as_numpy_array().data.cast("B")
+            if compressor and (n := becomes(content, compressor, limit)) > limit:
                 raise StoreError(
-                    f"'{self.place}': the chunk {key} says that it holds {claimed:.3g} bytes, and "
-                    f"its array says {limit:.3g}"
+                    f"'{self.place}': the chunk {key} becomes {n:.3g} bytes or more, and its array "
+                    f"says {limit:.3g}"
                 )
         return value
 
@@ -406,15 +424,6 @@ def above(key: str) -> Iterator[str]:
     while key:
         key = key.rpartition("/")[0]
         yield key
-
-
-def _claimed(head: bytes, compressor: str) -> int:
-    """Bytes that a compressed chunk says it becomes; 0 if it does not say."""
-    if compressor == "blosc" and len(head) >= 16:
-        return int.from_bytes(head[4:8], "little")
-    if compressor == "zstd" and len(head) > 4:
-        return frame(head)[1]
-    return 0
 
 
 def sizes_of(found: Documents, nbytes: Mapping[str, int]) -> dict[str, tuple[str, int]]:
@@ -429,11 +438,10 @@ def sizes_of(found: Documents, nbytes: Mapping[str, int]) -> dict[str, tuple[str
     """
     sizes = {}
     for name, n in nbytes.items():
-        document = found[name]
-        used = document.get("codecs", [document.get("compressor") or {}])
-        names = [codec for codec in _codecs(used) if codec != "crc32c"]
-        if names and names[-1] in ("blosc", "zstd") and "sharding_indexed" not in names:
-            sizes[name] = (names[-1], n)
+        codecs = _codecs_of(found[name])
+        packed = next((codec for codec in codecs if codec in COMPRESSORS), None)
+        if packed and _plain(codecs):
+            sizes[name] = (packed, n)
     return sizes
 
 

@@ -35,6 +35,10 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+# Only these have pages below them, which the other pages need no empty column for.
+html_sidebars = {"*": [], "notebooks": ["sidebar-nav-bs"], "reference": ["sidebar-nav-bs"]}
 html_context = {"default_mode": "auto"}  # unset, the theme warns of it on the console
 html_show_sourcelink = False
 

@@ -424,3 +424,15 @@ def test_a_zip_file_whose_list_of_files_is_damaged(tmp_path: Path) -> None:
         for call in (open_catalog, open_box):
             with pytest.raises(StoreError, match="zip"):
                 call(path)
+
+
+def test_headers_of_fits_that_claim_or_never_end(tmp_path: Path, small: Any) -> None:
+    whole = small("fits")[1].read_bytes()
+    claims = whole.replace(b"TFIELDS =                    3", b"TFIELDS =             16777216")
+    assert claims != whole
+    endless = b"SIMPLE  =                    T".ljust(80) + b" " * 2**23
+    for content, match in ((claims, "claims TFIELDS = 16777216"), (endless, "header has no end")):
+        path = tmp_path / "a.fits"
+        path.write_bytes(content)
+        with pytest.raises(StoreError, match=match):
+            open_catalog(path, **FACTS)

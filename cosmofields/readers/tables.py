@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from ..conventions import StoreError
 from .parts import UNREADABLE, Part, Table, check_declared, io_extra, plain
 
-FITS_FIELDS = 999  # of a table, by the standard; astropy makes room for as many as the file claims
+FITS_MOST = 999  # columns and dims, by the standard; astropy makes room for as many as are claimed
+FITS_BLOCK, FITS_HEADER = 2880, 2**22  # bytes
 GROUP_BYTES, GROUP_ROWS = 2**32, 2**28  # of a row group of Parquet, which is read as one
 
 
@@ -26,17 +28,14 @@ def scan_fits(path: str) -> Table:
     parts = {}
     try:
         # Opened here: of a damaged file astropy would leave its own open.
+        with open(path, "rb") as raw:
+            _check_fits(raw, path, held)
         with open(path, "rb") as raw, fits.open(raw, memmap=True, lazy_load_hdus=False) as file:
             tables = [i for i, hdu in enumerate(file) if isinstance(hdu, fits.BinTableHDU)]
             for i in tables:
                 hdu = file[i]
                 base = f"{hdu.name or i}/" if len(tables) > 1 else ""
                 width, n_rows = int(hdu.header["NAXIS1"]), int(hdu.header["NAXIS2"])
-                if not 0 <= int(hdu.header["TFIELDS"]) <= FITS_FIELDS:
-                    raise StoreError(
-                        f"{path!r} claims {hdu.header['TFIELDS']} columns; a FITS table has at "
-                        f"most {FITS_FIELDS}: damaged?"
-                    )
                 end = hdu.fileinfo()["datLoc"] + width * n_rows
                 if end > held:
                     raise StoreError(
@@ -56,6 +55,44 @@ def scan_fits(path: str) -> Table:
     except Exception as error:  # of a damaged header astropy raises what it stumbles on
         raise StoreError(f"{path!r} cannot be read as FITS ({error}): truncated?") from error
     return Table(path, attrs, parts)
+
+
+def _check_fits(raw: BinaryIO, path: str, held: int) -> None:
+    """See that no header claims more than astropy should make room for.
+
+    Data of ``|BITPIX| / 8 * GCOUNT * (PCOUNT + NAXIS1 * NAXIS2 ...)`` bytes follow each.  Standard:
+    FITS 4.0, sections 4.4.1 and 7.3.1.
+    """
+    begin = 0
+    while begin < held:
+        raw.seek(begin)
+        header = block = b""
+        while not re.match(rb"(?:.{80})*?END {77}", block, re.DOTALL):
+            block = raw.read(FITS_BLOCK)
+            header += block
+            if len(block) < FITS_BLOCK or len(header) > FITS_HEADER:
+                if begin:
+                    return  # what astropy warns of, and does without
+                raise StoreError(
+                    f"{path!r} cannot be read as FITS: its header has no end, truncated?"
+                )
+        cards = (header[i : i + 80] for i in range(0, len(header), 80))
+        found = (re.match(rb"([A-Z]+\d*) *= *([+-]?\d+) *(?:/|$)", card.rstrip()) for card in cards)
+        facts = {match[1].decode(): int(match[2]) for match in found if match}
+        for key in ("NAXIS", "TFIELDS"):
+            if not 0 <= facts.get(key, 0) <= FITS_MOST:
+                raise StoreError(
+                    f"{path!r} claims {key} = {facts[key]}; FITS has at most {FITS_MOST}: damaged?"
+                )
+        sides = [facts.get(f"NAXIS{i + 1}", 0) for i in range(facts.get("NAXIS", 0))]
+        size = math.prod(sides) if sides else 0
+        size = (
+            abs(facts.get("BITPIX", 8))
+            // 8
+            * facts.get("GCOUNT", 1)
+            * (facts.get("PCOUNT", 0) + size)
+        )
+        begin += len(header) + -(-max(size, 0) // FITS_BLOCK) * FITS_BLOCK
 
 
 def _fits_facts(header: dict[str, Any]) -> dict[str, Any]:

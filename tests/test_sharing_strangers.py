@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import cosmofields as cf
 from cosmofields.conventions import StoreError
 from cosmofields.store import describe
+from tests.fuzz.making import zstd_of_zeros
 
 CHUNK = np.arange(4, dtype="<f4").tobytes()
 
@@ -205,15 +206,13 @@ def test_a_large_field_that_is_not_there_takes_no_memory(make: Callable[..., Pat
     assert cf.open_store(path)["a"].shape == (8192,) * 3
 
 
-# Frames without a size, of blocks that repeat one byte 2^17 times (RFC 8878, 3.1.1.2).
-FRAME, BLOCK, LAST = b"\x28\xb5\x2f\xfd\x00\x58", b"\x02\x00\x10\x00", b"\x03\x00\x10\x00"
 UNSAID = "zstd that does not say"
 
 
 def packed(codec: str, n: int) -> bytes:
     """What becomes ``n`` zero bytes."""
     if codec == UNSAID:
-        return FRAME + BLOCK * (n // 2**17 - 1) + LAST
+        return zstd_of_zeros(n >> 17)
     if codec == "zlib":  # in pieces, as no one has so much memory to spare
         packs = zlib.compressobj()
         return b"".join(packs.compress(bytes(2**20)) for _ in range(n >> 20)) + packs.flush()
@@ -258,7 +257,7 @@ def test_a_chunk_that_becomes_more_than_its_array_says(tmp_path: Path, codec: st
 def small_chunk(codec: str) -> bytes:
     """The four numbers that the array is to hold."""
     if codec == UNSAID:  # a raw block
-        return FRAME + (16 << 3 | 1).to_bytes(3, "little") + CHUNK
+        return zstd_of_zeros(1)[:6] + (16 << 3 | 1).to_bytes(3, "little") + CHUNK
     return bytes(numcodecs.get_codec({"id": codec}).encode(CHUNK))
 
 

@@ -167,6 +167,9 @@ def _store(case: Case, files: Tree, draws: Draws) -> None:
             files[name] = b""
         elif what == 5:
             files[name] = content + bytes(draws.whole(1, 1000))
+        elif what == 6:
+            # Behind the header of a file of Icechunk, or none: up to 4 GB that nothing announces.
+            files[name] = content[: pick(draws, [0, 39])] + zstd_of_zeros(pick(draws, [9, 2**15]))
         else:
             files[name] = bytes_changed(content, draws)
     else:
@@ -175,6 +178,12 @@ def _store(case: Case, files: Tree, draws: Draws) -> None:
         for i in range(pick(draws, [1, 3, 15])):
             base += f"/{pick(draws, ['g', 'density', str(i), 'é', 'x' * 200, '.hidden'])}"
             files[f"{base}/zarr.json"] = files[name]
+
+
+def zstd_of_zeros(n_blocks: int) -> bytes:
+    """A frame that does not say that it becomes 128 kB a block (RFC 8878, section 3.1.1.2)."""
+    frame, block, last = b"\x28\xb5\x2f\xfd\x00\x58", b"\x02\x00\x10\x00", b"\x03\x00\x10\x00"
+    return frame + block * (n_blocks - 1) + last
 
 
 def _node(content: bytes, draws: Draws) -> bytes:

@@ -20,7 +20,7 @@ VALIDATION ?=
 
 RUN_EXTRAS := train,plot,shell
 DEV_EXTRAS := train,tune,plot,io,share,hpc,shell,docs,notebooks,dev
-NIGHTLY_EXTRAS := train,tune,plot,io,share,hpc,shell,test
+NIGHTLY_EXTRAS := train,tune,plot,explore,io,share,hpc,shell,test
 # What `make docs` builds
 DOCS ?= html
 

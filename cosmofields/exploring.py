@@ -57,7 +57,7 @@ class Explorer:
                 options=AXES, value=axis, description="across", style={"button_width": "3em"}
             ),
             "position": widgets.SelectionSlider(
-                options=_nodes(first, axis), description="at", **narrow
+                options=_nodes(first, axis), description="at [Mpc/h]", **narrow
             ),
             "thickness": widgets.FloatSlider(description="thickness", readout_format=".1f"),
             "arrows": widgets.Checkbox(value=True, description="arrows", indent=False),
@@ -216,7 +216,7 @@ def _with_los(fields: xr.Dataset, field: xr.DataArray) -> xr.DataArray:
 
 
 def _nodes(field: xr.DataArray, axis: str) -> list[tuple[str, float]]:
-    return [(f"{node:.1f} Mpc/h", float(node)) for node in np.sort(field[axis].values)]
+    return [(f"{node:.1f}", float(node)) for node in np.sort(field[axis].values)]
 
 
 def _widgets() -> Any:

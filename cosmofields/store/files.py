@@ -8,7 +8,7 @@ import io
 import lzma
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ METADATA = 2**26  # bytes of a file that is read as a whole
 UNPACKED = 2**29  # that it may become
 _SPARED = 2**28  # bytes that a chunk may become unseen
 _DEFLATED = 1032  # that a byte of deflate becomes at most
-_ICECHUNK, _ZSTD, _BLOCK = b"ICE\xf0\x9f\xa7\x8aCHUNK", b"\x28\xb5\x2f\xfd", 2**17
+_ICECHUNK = b"ICE\xf0\x9f\xa7\x8aCHUNK"
+_ZSTD, _SKIPPED, _BLOCK = 0xFD2FB528, 0x184D2A50, 2**17
 
 
 def inside(root: Path, key: str, place: object) -> Path:
@@ -54,10 +55,11 @@ def becomes(content: memoryview, compressor: str, most: int) -> int:
         return int.from_bytes(content[:4], "little")
     spared = max(most, _SPARED)
     if compressor == "zstd" and len(content) > 4:
-        says = _frame(content)[1]
-        if says is not None:
-            return says
-        bound = _most_of_zstd(content, 0)
+        frames = [*_frames(content, 0)]
+        if len(frames) == 1 and frames[0][0] is not None:
+            return frames[0][0]
+        # Of more than one the codec learns too late that one was not true to what it said.
+        bound = sum(bound for _, bound in frames)
         return bound if bound > spared else 0
     opened = _STREAMS.get(compressor)
     if opened is None or (compressor in ("gzip", "zlib") and len(content) * _DEFLATED <= spared):
@@ -93,16 +95,6 @@ _STREAMS: dict[str, Callable[[memoryview], Any]] = {
 COMPRESSORS = {"blosc", "zstd", "lz4", *_STREAMS}
 
 
-def _frame(head: bytes | memoryview) -> tuple[int, int | None]:
-    """Bytes of the header of a zstd frame, and what it says it becomes, if it says (RFC 8878)."""
-    flags = head[4]
-    single, dictionary = flags >> 5 & 1, (0, 1, 2, 4)[flags & 3]
-    n = (single, 2, 4, 8)[flags >> 6]
-    at = 5 + (1 - single) + dictionary
-    says = int.from_bytes(head[at : at + n], "little") + (256 if n == 2 else 0)
-    return at + n, says if n else None
-
-
 def check_repository(root: Path, place: object) -> None:
     """See that Icechunk, which reads its metadata as whole files, can do so.
 
@@ -135,19 +127,32 @@ def check_repository(root: Path, place: object) -> None:
 def _most(content: bytes) -> int:
     """The most bytes that a file of Icechunk can become: 39 of a header, then zstd."""
     packed = content.startswith(_ICECHUNK) and content[38:39] == b"\1"
-    return _most_of_zstd(content, 39) if packed else 0
+    return sum(bound for _, bound in _frames(content, 39)) if packed else 0
 
 
-def _most_of_zstd(content: bytes | memoryview, at: int) -> int:
-    """The most bytes that frames of zstd become from ``at`` on: 128 kB a block (RFC 8878)."""
-    total = 0
-    while content[at : at + 4] == _ZSTD and len(content) > at + 4:
-        checksum = content[at + 4] >> 2 & 1
-        at, last = at + _frame(content[at : at + 18])[0], False
+def _frames(content: bytes | memoryview, at: int) -> Iterator[tuple[int | None, int]]:
+    """What each frame of zstd from ``at`` on says it becomes, if it says, and what it can become.
+
+    That is 128 kB for each of its blocks (RFC 8878).
+    """
+    while len(content) > at + 8:
+        magic = int.from_bytes(content[at : at + 4], "little")
+        if magic & 0xFFFFFFF0 == _SKIPPED:
+            at += 8 + int.from_bytes(content[at + 4 : at + 8], "little")
+            continue
+        if magic != _ZSTD:
+            return
+        flags = content[at + 4]
+        single, checksum, dictionary = flags >> 5 & 1, flags >> 2 & 1, (0, 1, 2, 4)[flags & 3]
+        n = (single, 2, 4, 8)[flags >> 6]
+        at += 5 + (1 - single) + dictionary
+        says = int.from_bytes(content[at : at + n], "little") + (256 if n == 2 else 0)
+        at += n
+        bound, last = 0, False
         while not last and at + 3 <= len(content):
             block = int.from_bytes(content[at : at + 3], "little")
             last, kind, size = bool(block & 1), block >> 1 & 3, block >> 3
             at += 3 + (1 if kind == 1 else size)
-            total += _BLOCK if kind == 2 else min(size, _BLOCK)
+            bound += _BLOCK if kind == 2 else min(size, _BLOCK)
         at += 4 * checksum
-    return total
+        yield (says if n else None), bound

@@ -11,6 +11,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from .unet import MODELS, vector_channels
 Arrays = tuple[NDArray[np.float32], NDArray[np.float32]]
 Files = tuple[Path, Path]
 
-LEFT = 3600.0  # seconds after which an unfinished file is that of a run that was killed
+ABANDONED = 3600.0  # seconds after which an unfinished file is that of a run that was killed
 
 
 def file_digest(path: str | Path) -> str:
@@ -283,8 +284,9 @@ def cache_box(
         arrays = load_box(path, target, inputs=inputs, earlier=earlier, bias=bias)
         # Runs may share the folder, so what is younger may be another's.
         for left in path.parent.glob("*.part"):
-            if left.name.startswith(stem) and time.time() - left.stat().st_mtime > LEFT:
-                left.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # it was another's, who is done with it
+                if left.name.startswith(stem) and time.time() - left.stat().st_mtime > ABANDONED:
+                    left.unlink()
         for file, array in zip(files, arrays, strict=True):
             part = file.with_suffix(f".{uuid.uuid4().hex}.part")
             with refusals(place_of(file)):

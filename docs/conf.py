@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from importlib.metadata import version as version_of
 from pathlib import Path
 
@@ -59,7 +60,11 @@ shown = hashlib.sha256()
 for source in sorted(path for path in HERE.parent.glob("cosmofields/**/*") if path.is_file()):
     if source.suffix not in (".pyc", ".nbc", ".nbi"):
         shown.update(source.read_bytes())
-nb_execution_cache_path = str(HERE / "_build" / f"executed-{shown.hexdigest()[:12]}")
+executed = HERE / "_build" / f"executed-{shown.hexdigest()[:12]}"
+nb_execution_cache_path = str(executed)
+for earlier in executed.parent.glob("executed-*"):
+    if earlier != executed:
+        shutil.rmtree(earlier)
 nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 # Bars belong to who waits for them; a page shows what a cell printed as one.

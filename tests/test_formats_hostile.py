@@ -426,13 +426,56 @@ def test_a_zip_file_whose_list_of_files_is_damaged(tmp_path: Path) -> None:
                 call(path)
 
 
-def test_headers_of_fits_that_claim_or_never_end(tmp_path: Path, small: Any) -> None:
+@pytest.mark.parametrize("key", ["TFIELDS", "NAXIS"])
+@pytest.mark.parametrize("how", ["as it is", "lower case", "first of two", "behind a plus"])
+def test_headers_of_fits_that_claim_too_much(
+    tmp_path: Path, small: Any, key: str, how: str
+) -> None:
     whole = small("fits")[1].read_bytes()
-    claims = whole.replace(b"TFIELDS =                    3", b"TFIELDS =             16777216")
-    assert claims != whole
-    endless = b"SIMPLE  =                    T".ljust(80) + b" " * 2**23
-    for content, match in ((claims, "claims TFIELDS = 16777216"), (endless, "header has no end")):
-        path = tmp_path / "a.fits"
-        path.write_bytes(content)
-        with pytest.raises(StoreError, match=match):
-            open_catalog(path, **FACTS)
+    last = (
+        whole.rindex(key.ljust(8).encode() + b"=") if key == "TFIELDS" else whole.index(b"NAXIS ")
+    )
+    card = whole[last : last + 80]
+    claim = (
+        {
+            "as it is": f"{key:8}= {2**24:20}",
+            "lower case": f"{key.lower():8}= {2**24:20}",
+            "first of two": f"{key:8}= {2**24:20}",
+            "behind a plus": f"{key:8}= + {2**24:18}",
+        }[how]
+        .encode()
+        .ljust(80)
+    )
+    rest = whole[last + 80 :]
+    if how == "first of two":  # in the place of spaces behind END
+        end = rest.index(b"END".ljust(80))
+        assert not rest[end + 80 : end + 160].strip()
+        rest = rest[:end] + card + rest[end : end + 80] + rest[end + 160 :]
+    path = tmp_path / "a.fits"
+    path.write_bytes(whole[:last] + claim + rest)
+    began = time.process_time()
+    with pytest.raises(StoreError, match=rf"claims {key} = 16777216|cannot be read as FITS"):
+        open_catalog(path, **FACTS)
+    assert time.process_time() - began < 5
+
+
+def test_a_header_of_fits_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.fits"
+    path.write_bytes(b"SIMPLE  =                    T".ljust(80) + b" " * 2**23)
+    with pytest.raises(StoreError, match="has a header of over 4 MB"):
+        open_catalog(path, **FACTS)
+
+
+def test_a_table_of_fits_behind_what_is_none(tmp_path: Path, small: Any) -> None:
+    from astropy.io import fits
+
+    expected, source, options = small("fits")
+    with fits.open(source) as file:
+        extra = [fits.ImageHDU(np.zeros((40, 30))), fits.ImageHDU()]
+        groups = fits.GroupsHDU(
+            fits.GroupData(np.zeros((3, 4, 5)), parnames=["a"], pardata=[np.zeros(3)], bitpix=-32)
+        )
+        fits.HDUList([groups, *extra, file[1], *extra]).writeto(tmp_path / "a.fits")
+    found = open_catalog(tmp_path / "a.fits", **options).compute()
+    plain = open_catalog(source, **options).compute()
+    np.testing.assert_array_equal(found["position"], plain["position"])

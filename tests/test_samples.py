@@ -21,7 +21,7 @@ from cosmofields.conventions import CosmofieldsError, StoreError
 from cosmofields.linear import linear_theory
 from cosmofields.readers import open_box
 from cosmofields.samples import (
-    LEFT,
+    ABANDONED,
     BoxSamples,
     cache_box,
     file_digest,
@@ -240,7 +240,7 @@ def test_cached_box_is_the_loaded_one(
     old, young = begun.with_suffix(".0.part"), begun.with_suffix(".1.part")
     for left in (old, young):
         left.touch()
-    os.utime(old, (0, time.time() - 2 * LEFT))
+    os.utime(old, (0, time.time() - 2 * ABANDONED))
     files = cache_box(path, "momentum", inputs=names, earlier=earlier, bias=bias)
     inputs, truth = load_box(path, "momentum", inputs=names, earlier=earlier, bias=bias)
     assert inputs.shape[0] == 5

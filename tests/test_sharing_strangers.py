@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -253,7 +254,7 @@ def test_a_chunk_that_becomes_more_than_its_array_says(tmp_path: Path, codec: st
     # What does not say is let be up to 256 MB.
     n = 2**24 if codec in ("zstd", "blosc", "lz4") else 2**28 + 2**20
     path = old(tmp_path / "bomb", document, packed(codec, n))
-    with pytest.raises(StoreError, match=r"the chunk a/0 becomes .* bytes or more"):
+    with pytest.raises(StoreError, match=r"the chunk a/0 can become .* bytes"):
         cf.open_store(path)
     (path / "a/0").write_bytes(b"")
     with pytest.raises(StoreError, match="a/0 cannot be decoded"):
@@ -267,11 +268,103 @@ def small_chunk(codec: str) -> bytes:
     return bytes(numcodecs.get_codec({"id": codec}).encode(CHUNK))
 
 
-@pytest.mark.parametrize("after", [{"id": "gzip"}, {"id": "crc32"}, {"id": "shuffle"}])
-def test_what_is_done_to_compressed_chunks(tmp_path: Path, after: dict[str, Any]) -> None:
-    document = compressed("x", filters=[{"id": "zstd"}], compressor=after)
+CHECKSUMS = ["crc32", "adler32", "crc32c", "fletcher32", "jenkins_lookup3"]
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        *(["shuffle", codec] for codec in ("zstd", "blosc", "lz4", "gzip", "zlib", "bz2", "lzma")),
+        *([check, "zstd"] for check in CHECKSUMS),
+        *(["zstd", check] for check in CHECKSUMS),
+        *(["blosc", check] for check in CHECKSUMS),
+        ["shuffle", "zlib", "fletcher32"],  # HDF5's order
+        ["delta", "zstd"],
+        ["astype", "blosc"],
+        ["crc32"],
+    ],
+    ids="-".join,
+)
+def test_what_encoders_do_opens(tmp_path: Path, chain: list[str]) -> None:
+    values = np.random.default_rng(0).standard_normal(50_000).astype("<f4").round(3)
+    options: dict[str, dict[str, Any]] = {
+        "delta": {"dtype": "<f4"}, "astype": {"encode_dtype": "<f8", "decode_dtype": "<f4"},
+    }  # fmt: skip
+    codecs = [numcodecs.get_codec({"id": name, **options.get(name, {})}) for name in chain]
+    chunk = values
+    for codec in codecs:
+        chunk = codec.encode(chunk)
+    configs = [codec.get_config() for codec in codecs]
+    sides = {"shape": [50_000], "chunks": [50_000]}
+    document = compressed("", **sides, filters=configs[:-1] or None, compressor=configs[-1])
+    path = old(tmp_path / "a", document, bytes(chunk))
+    found = cf.open_store(path)["a"]
+    np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-4)
+    assert cf.verify(path) == []
+
+
+@pytest.mark.parametrize("n", [2**17 * 3 + 1, 2**21 + 4])
+def test_frames_without_a_size_that_are_sound(tmp_path: Path, n: int) -> None:
+    n -= n % 4
+    values = np.random.default_rng(0).standard_normal(n // 4).astype("<f4")
+    raw = values.tobytes()
+    blocks = [raw[i : i + 2**17] for i in range(0, n, 2**17)]
+    heads = [(len(b) << 3 | (b is blocks[-1])).to_bytes(3, "little") for b in blocks]
+    chunk = zstd_of_zeros(1)[:6] + b"".join(h + b for h, b in zip(heads, blocks, strict=True))
+    document = compressed("zstd", shape=[n // 4], chunks=[n // 4])
+    np.testing.assert_array_equal(cf.open_store(old(tmp_path / "a", document, chunk))["a"], values)
+
+
+def test_large_chunks_that_do_not_shrink_are_counted_once_through(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 2**32, 2**22, dtype="<u4")
+    sides = {"shape": [2**22], "chunks": [2**22], "dtype": "<u4"}
+    times = {}
+    for codec in ("zlib", "gzip"):
+        chunk = numcodecs.get_codec({"id": codec, "level": 1}).encode(values)
+        path = old(tmp_path / codec, compressed(codec, **sides), bytes(chunk))
+        began = time.process_time()
+        np.testing.assert_array_equal(cf.open_store(path)["a"], values)
+        times[codec] = time.process_time() - began
+    assert max(times.values()) < 2  # it was 5 s where the rest was copied for each piece
+
+
+@pytest.mark.parametrize("after", ["gzip", "shuffle"])
+def test_what_is_done_to_compressed_chunks(tmp_path: Path, after: str) -> None:
+    document = compressed("x", filters=[{"id": "zstd"}], compressor={"id": after})
     path = old(tmp_path / "a", document, CHUNK)
-    refused(path, f"compressed with zstd, and then encoded with {after['id']}")
+    refused(path, f"compressed with zstd, and then encoded with {after}")
+
+
+def test_bombs_behind_a_checksum_or_of_another_format(tmp_path: Path) -> None:
+    bomb = packed("zstd", 2**24)
+    for check in CHECKSUMS:
+        document = compressed("", filters=[{"id": "zstd"}], compressor={"id": check})
+        chunk = numcodecs.get_codec({"id": check}).encode(bomb)
+        path = old(tmp_path / check, document, bytes(chunk))
+        with pytest.raises(StoreError, match=r"the chunk a/0 can become 16,777,216 bytes"):
+            cf.open_store(path)
+    raw = {"id": "lzma", "format": 3, "filters": [{"id": 33, "preset": 0}]}
+    refused(old(tmp_path / "raw", compressed("", compressor=raw), b"x"), "in a format of its own")
+
+
+@pytest.mark.parametrize("codec", ["zstd", "gzip", None])
+def test_a_text_that_says_it_is_many(tmp_path: Path, codec: str | None) -> None:
+    words = ["a", "bb", "ccc", "é"]
+    text = numcodecs.VLenUTF8()
+    options = {"dtype": "|O", "filters": [text.get_config()], "fill_value": ""}
+    document = compressed("", **options, compressor={"id": codec} if codec else None)
+
+    def stored(name: str, content: bytes) -> Path:
+        packs = numcodecs.get_codec({"id": codec}).encode if codec else bytes
+        return old(tmp_path / name, document, bytes(packs(content)))
+
+    sound = bytes(text.encode(np.array(words, object)))
+    assert [*cf.open_store(stored("sound", sound))["a"].values] == words
+    many = (2**31 - 1).to_bytes(4, "little") + sound[4:]
+    with pytest.raises(
+        StoreError, match="says that it holds 2,147,483,647 texts, and its array says 4"
+    ):
+        cf.open_store(stored("many", many))
 
 
 def test_a_zip_file_of_zeros(tmp_path: Path) -> None:
@@ -321,9 +414,15 @@ def test_files_of_a_repository_that_are_none(repository: Path, tmp_path: Path) -
     refused(repository, "is neither a file nor a folder")
     chunk.unlink()
     (tmp_path / "chunk").rename(chunk)
-    with (repository / "snapshots" / "A").open("wb") as file:
-        file.truncate(2**40)
-    refused(repository, "snapshots/A is larger than 64 MB")
+    for name, most in (("snapshots/A", "256 MB"), ("chunks/A", "4096 MB")):
+        with (repository / name).open("wb") as file:
+            file.truncate(2**40)
+        refused(repository, f"{name} is larger than {most}")
+        (repository / name).unlink()
+    # Under another name it would not be looked at.
+    (repository / "snapshots").rename(repository / "chunks" / "s")
+    (repository / "snapshots").symlink_to("chunks/s")
+    refused(repository, "snapshots is a link to a folder")
 
 
 # --- nesting, names, links ---

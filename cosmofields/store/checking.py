@@ -11,9 +11,10 @@ import dask
 from dask.diagnostics.progress import ProgressBar
 
 from ..conventions import StoreError
+from .opened import Opened
 from .places import StorePath, brief, place_of, unreachable
 from .reading import Found, Stored, check_whole, chunks_of, grid_of, in_ledger, look, stored
-from .vetting import Opened, digest, read_json
+from .vetting import digest, read_json
 
 _TASKS = 2000  # for a bar that moves, and a graph that stays small
 _LOST = 1000  # chunks of an array, of which each is named

@@ -18,17 +18,10 @@ from zarr.storage import LocalStore, ObjectStore, ZipStore
 
 from ..conventions import FORMAT_VERSION, CosmofieldsError, StoreError, listing
 from .decoding import decoding
+from .files import CHUNK_BYTES
+from .opened import Opened, above, sizes_of
 from .places import Place, StorePath, brief, failures, place_of, reach
-from .vetting import (
-    CHUNK_BYTES,
-    Documents,
-    Opened,
-    above,
-    digest,
-    documents,
-    read_json,
-    sizes_of,
-)
+from .vetting import Documents, digest, documents, read_json
 
 Chunks = Mapping[str, int] | Literal["auto"] | None
 
@@ -197,8 +190,12 @@ def _look(place: Place, store: Store) -> Found:
     for name, n in nbytes.items():
         if n > CHUNK_BYTES:
             raise StoreError(f"'{place}': a chunk of `{name}` has {n:.3g} bytes; at most 4 GB")
+    chunks = {
+        name: (math.prod(array.shards or array.chunks), nbytes[name])
+        for name, array in arrays.items()
+    }
     store = Opened(
-        store, place, sizes_of(found, nbytes), attrs.get("complete") is True, digest(found), nbytes
+        store, place, sizes_of(found, chunks), attrs.get("complete") is True, digest(found), nbytes
     )
     root = zarr.open_group(store, mode="r", zarr_format=zarr_format, use_consolidated=consolidated)
     arrays = {name: root[name] for name in arrays}  # type: ignore[misc]

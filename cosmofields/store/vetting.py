@@ -1,8 +1,7 @@
 """A stranger's store, looked at before any library builds on what it says.
 
 Its metadata are read with a limit and as plain JSON; names, codecs, shapes and sizes are checked.
-Then every read goes through :class:`Opened`, which lets no key lead out of the store, no chunk
-claim to be larger than the array says, and no chunk be missing from a store that wrote them all.
+Then every read goes through :class:`~cosmofields.store.opened.Opened`.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, ObjectStore, WrapperStore, ZipStore
+from zarr.storage import LocalStore, ObjectStore, ZipStore
 
 from ..conventions import CosmofieldsError, StoreError, listing, too_nested
-from .files import COMPRESSORS, METADATA, becomes, inside, too_large
+from .files import COMPRESSORS, METADATA, inside, too_large
 from .places import Place, brief
 
 Documents = dict[str, dict[str, Any]]
@@ -30,7 +29,6 @@ NODES = 10_000  # groups and arrays
 DEPTH = 12  # groups within groups
 NESTING = 64  # lists and dicts within one another
 CHUNKS = 2**23  # of an array
-CHUNK_BYTES = 2**32
 # What xarray reads when it opens, all together: coordinates that index a dim, text, the ends of
 # times.
 EAGER, EAGER_CHUNKS = 2**24, 2**11
@@ -44,6 +42,8 @@ CODECS = {
     *("delta", "fixedscaleoffset", "quantize", "bitround", "packbits", "shuffle", "astype"),
     *("crc32", "adler32", "fletcher32", "jenkins_lookup3"),
 }
+# Codecs that add four bytes to what is compressed.
+CHECKSUMS = {"crc32c", "crc32", "adler32", "fletcher32", "jenkins_lookup3"}
 
 
 def documents(store: Store, place: Place) -> tuple[Literal[2, 3], bool, Documents]:
@@ -187,7 +187,7 @@ def _read(store: Store, key: str, place: Place) -> bytes | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
         return b"".join(parts)
-    size = _size(store, key, place)
+    size = size_of(store, key, place)
     if size is None:
         size = sync(store.getsize(key)) if sync(store.exists(key)) else -1
     if size < 0:
@@ -198,7 +198,7 @@ def _read(store: Store, key: str, place: Place) -> bytes | None:
     return None if value is None else value.to_bytes()
 
 
-def _size(store: Store, key: str, place: Place) -> int | None:
+def size_of(store: Store, key: str, place: Place) -> int | None:
     """Bytes of a file on this machine; -1 if there is none, None if the store is elsewhere."""
     if isinstance(store, LocalStore):
         path = inside(store.root, key, place)
@@ -265,19 +265,27 @@ def _check_array(
             f"'{place}': `{name}` says that it has shape {str(shape)[:100]} in chunks of "
             f"{str(chunks)[:100]}; expected two lists of whole numbers"
         )
-    codecs = _codecs_of(document)
-    for codec in codecs:
+    codecs = codecs_of(document)
+    names = [codec for codec, _ in codecs]
+    for codec in names:
         if codec not in CODECS:
             raise StoreError(
                 f"'{place}': `{name}` is encoded with {codec[:100]!r}, which cosmofields does not "
                 "read: a codec may run code of whoever wrote the store"
             )
-    first = next((i for i, codec in enumerate(codecs) if codec in COMPRESSORS), len(codecs))
-    if (after := [codec for codec in codecs[first + 1 :] if codec != "crc32c"]) and _plain(codecs):
+    first = first_compressor(names)
+    after = [codec for codec in names[first + 1 :] if codec not in CHECKSUMS]
+    if after and "sharding_indexed" not in names:
         raise StoreError(
-            f"'{place}': `{name}` is compressed with {codecs[first]}, and then encoded with "
+            f"'{place}': `{name}` is compressed with {names[first]}, and then encoded with "
             f"{listing(after)}: nothing would say how large its chunks become"
         )
+    for codec, options in codecs:
+        if codec == "lzma" and (options.get("format", 1) != 1 or options.get("filters")):
+            raise StoreError(
+                f"'{place}': `{name}` is compressed with lzma in a format of its own; only that of "
+                ".xz is read"
+            )
     for key in ("scale_factor", "add_offset"):  # xarray computes with them when values are read
         value = document.get("attributes", {}).get(key, 1)
         kind = document.get("data_type", document.get("dtype"))
@@ -302,38 +310,35 @@ def _sizes(value: Any, least: int) -> bool:
     )
 
 
-def _codecs_of(document: Mapping[str, Any]) -> list[str]:
-    """Names of the codecs of an array, in the order in which they encode."""
+def first_compressor(names: list[str]) -> int:
+    """Which of the codecs is the first to compress; beyond the last if none does."""
+    return next((i for i, codec in enumerate(names) if codec in COMPRESSORS), len(names))
+
+
+def codecs_of(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Names and options of the codecs of an array, in the order in which they encode."""
     used = document.get("codecs")
     if "chunks" in document:  # format 2
         filters = document.get("filters") or []
         used = [*(filters if isinstance(filters, list) else [filters])]
         used += [document["compressor"]] if document.get("compressor") else []
-    return [codec.removeprefix("numcodecs.") for codec in _codecs(used)]
+    return [(codec.removeprefix("numcodecs."), options) for codec, options in _codecs(used)]
 
 
-def _plain(codecs: list[str]) -> bool:
-    """Whether a chunk is stored as one, and not a shard of them."""
-    return "sharding_indexed" not in codecs
-
-
-def _codecs(used: Any, depth: int = 0) -> Iterator[str]:
-    """Names of codecs, those within shards included; what is none counts as a name."""
+def _codecs(used: Any, depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Codecs, those within shards included; what is none counts as a name."""
     if not isinstance(used, list) or depth > 3:
-        yield str(used)
+        yield str(used), {}
         return
     for codec in used:
-        if isinstance(codec, str):
-            yield codec
-            continue
         if not isinstance(codec, dict):
-            yield str(codec)
+            yield str(codec), {}
             continue
         name = codec.get("name", codec.get("id"))
-        yield str(name)
+        options = codec.get("configuration", {}) if "name" in codec else codec
+        options = options if isinstance(options, dict) else {}
+        yield str(name), options
         if name == "sharding_indexed":
-            options = codec.get("configuration")
-            options = options if isinstance(options, dict) else {}
             for part in ("codecs", "index_codecs"):
                 yield from _codecs(options.get(part), depth + 1)
 
@@ -345,104 +350,6 @@ def _is_eager(name: str, document: Mapping[str, Any]) -> bool:
     text = not isinstance(kind, str) or kind in ("string", "bytes", "variable_length_bytes", "|O")
     times = " since " in str(attrs.get("units"))
     return text or times or dims == [name.rpartition("/")[2]]
-
-
-# --- what is read ---
-
-
-class Opened(WrapperStore[Store]):
-    """A store to read from: keys that stay inside, chunks of their size, none missing.
-
-    Parameters
-    ----------
-    store : Store
-    place : Place
-    sizes : dict of str to (str, int)
-        Compressor and bytes of a decoded chunk, by the path of the array.
-    whole : bool
-        Whether a chunk that is not there is one that was lost.
-    made : str
-        Changes with the content, so that dask does not take one store for another at its path.
-    nbytes : dict of str to int, optional
-        Bytes of a decoded chunk, by the path of any array.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        place: Place,
-        sizes: Mapping[str, tuple[str, int]],
-        whole: bool,
-        made: str,
-        nbytes: Mapping[str, int] | None = None,
-    ) -> None:
-        super().__init__(store)
-        self.place, self.sizes, self.whole, self.made = place, sizes, whole, made
-        self.nbytes = nbytes or {}
-
-    def _with_store(self, store: Store) -> Opened:
-        return type(self)(store, self.place, self.sizes, self.whole, self.made, self.nbytes)
-
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        """Value of a key, or None if there is none and need not be."""
-        meta = key.rpartition("/")[2] in META
-        held = _size(self._store, key, self.place) or 0
-        if meta and held > METADATA:
-            raise too_large(key, self.place)
-        # What does not shrink grows by a header, a checksum or the index of a shard.
-        most = next((self.nbytes[up] for up in above(key) if up in self.nbytes), None)
-        if not meta and most is not None and held > 2 * most + 2**20:
-            raise StoreError(
-                f"'{self.place}': the chunk {key} has {held:.3g} bytes, and becomes {most:.3g} "
-                "by what its array says"
-            )
-        value = await self._store.get(key, prototype, byte_range)
-        if meta:
-            return value
-        if value is None and self.whole:
-            raise StoreError(
-                f"'{self.place}' has lost a chunk: {key} is not there. Copy or write it again; "
-                "cosmofields.verify finds all that is wrong"
-            )
-        if value is not None and len(value) and byte_range is None:
-            compressor, limit = next(
-                (self.sizes[up] for up in above(key) if up in self.sizes), ("", 0)
-            )
-            content = value.as_numpy_array().data.cast("B")
-            if compressor and (n := becomes(content, compressor, limit)) > limit:
-                raise StoreError(
-                    f"'{self.place}': the chunk {key} becomes {n:.3g} bytes or more, and its array "
-                    f"says {limit:.3g}"
-                )
-        return value
-
-
-def above(key: str) -> Iterator[str]:
-    """The paths above a key, the nearest first."""
-    while key:
-        key = key.rpartition("/")[0]
-        yield key
-
-
-def sizes_of(found: Documents, nbytes: Mapping[str, int]) -> dict[str, tuple[str, int]]:
-    """Compressor and bytes of a decoded chunk, of arrays whose chunks say what they become.
-
-    Parameters
-    ----------
-    found : dict
-        Of :func:`documents`.
-    nbytes : dict of str to int
-        Of a decoded chunk; of text, as much as may be.
-    """
-    sizes = {}
-    for name, n in nbytes.items():
-        codecs = _codecs_of(found[name])
-        packed = next((codec for codec in codecs if codec in COMPRESSORS), None)
-        if packed and _plain(codecs):
-            sizes[name] = (packed, n)
-    return sizes
 
 
 def digest(found: Documents) -> str:

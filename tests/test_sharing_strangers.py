@@ -328,6 +328,16 @@ def test_large_chunks_that_do_not_shrink_are_counted_once_through(tmp_path: Path
     assert max(times.values()) < 2  # it was 5 s where the rest was copied for each piece
 
 
+def test_blocks_of_nothing(tmp_path: Path) -> None:
+    n = 2**22
+    chunk = zstd_of_zeros(1)[:6] + bytes(3 * n)
+    path = old(tmp_path / "a", compressed("zstd", shape=[2 * n], chunks=[2 * n]), chunk)
+    began = time.process_time()
+    with pytest.raises(StoreError, match="a/0 can become"):
+        cf.open_store(path)
+    assert time.process_time() - began < 5
+
+
 @pytest.mark.parametrize("after", ["gzip", "shuffle"])
 def test_what_is_done_to_compressed_chunks(tmp_path: Path, after: str) -> None:
     document = compressed("x", filters=[{"id": "zstd"}], compressor={"id": after})

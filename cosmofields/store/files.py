@@ -8,6 +8,7 @@ import io
 import lzma
 import mmap
 import os
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ _SPARED = 2**28  # bytes that a chunk may become unseen
 _DEFLATED = 1032  # bytes that one of deflate becomes, at most
 _ICECHUNK = b"ICE\xf0\x9f\xa7\x8aCHUNK"
 _ZSTD, _SKIPPED, _BLOCK = 0xFD2FB528, 0x184D2A50, 2**17
+_BLOCKS = 2**20  # in a frame: 128 GB
 _PIECE = 2**16
 
 
@@ -173,11 +175,18 @@ def _frames(content: memoryview | mmap.mmap, at: int) -> Iterator[tuple[int | No
         at += 5 + (1 - single) + dictionary
         says = int.from_bytes(content[at : at + n], "little") + (256 if n == 2 else 0)
         at += n
-        bound, last = 0, False
-        while not last and at + 3 <= len(content):
+        bound = 0
+        for _ in range(_BLOCKS):
+            if at + 3 > len(content):
+                break
             block = int.from_bytes(content[at : at + 3], "little")
-            last, kind, size = bool(block & 1), block >> 1 & 3, block >> 3
+            kind, size = block >> 1 & 3, block >> 3
             at += 3 + (1 if kind == 1 else size)
             bound += most if kind == 2 else min(size, most)
+            if block & 1:
+                break
+        else:  # of nothing, most of them: to count them all would take too long
+            yield None, sys.maxsize
+            return
         at += 4 * checksum
         yield (says if n else None), bound

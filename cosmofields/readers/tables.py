@@ -17,6 +17,7 @@ from .parts import UNREADABLE, Part, Table, check_declared, io_extra, plain
 
 FITS_MOST = 999  # columns and dims, by the standard; astropy makes room for as many as are claimed
 FITS_BLOCK, FITS_HEADER = 2880, 2**22  # bytes
+_FITS_SIZES = {"NAXIS": 0, "TFIELDS": 0, "BITPIX": 8, "PCOUNT": 0, "GCOUNT": 1}
 GROUP_BYTES, GROUP_ROWS = 2**32, 2**28  # of a row group of Parquet, which is read as one
 
 
@@ -80,21 +81,22 @@ def _check_fits(fits: Any, raw: BinaryIO, path: str, held: int) -> None:
             if begin:  # what astropy warns of, and does without
                 return
             raise
+        said = {key: header.get(key, n) for key, n in _FITS_SIZES.items()}
         for key in ("NAXIS", "TFIELDS"):
-            n = header.get(key, 0)
-            if isinstance(n, int) and not 0 <= n <= FITS_MOST:
+            if not (isinstance(said[key], int) and 0 <= said[key] <= FITS_MOST):
                 raise StoreError(
-                    f"{path!r} claims {key} = {n}; FITS has at most {FITS_MOST}: damaged?"
+                    f"{path!r} claims {key} = {said[key]!r:.50}; FITS has at most {FITS_MOST}: "
+                    "damaged?"
                 )
-        size = header.data_size
-        if header.get("GROUPS") is True and header.get("NAXIS1") == 0:
-            sides = (header[f"NAXIS{i}"] for i in range(2, header["NAXIS"] + 1))
-            size = (
-                abs(header["BITPIX"])
-                // 8
-                * header.get("GCOUNT", 1)
-                * (header.get("PCOUNT", 0) + math.prod(sides))
-            )
+        said |= {f"NAXIS{i + 1}": header.get(f"NAXIS{i + 1}", 0) for i in range(said["NAXIS"])}
+        for key, n in said.items():
+            if not isinstance(n, int):
+                raise StoreError(f"{path!r} claims {key} = {n!r:.50}; expected a whole number")
+        sides = [said[f"NAXIS{i + 1}"] for i in range(said["NAXIS"])]
+        if header.get("GROUPS") is True and sides[:1] == [0]:
+            del sides[0]
+        cells = math.prod(sides) if sides else 0
+        size = abs(said["BITPIX"]) // 8 * said["GCOUNT"] * (said["PCOUNT"] + cells)
         begin = raw.tell() + -(-max(size, 0) // FITS_BLOCK) * FITS_BLOCK
 
 

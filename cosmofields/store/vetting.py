@@ -148,6 +148,8 @@ def _documents_2(store: Store, place: Place) -> tuple[Literal[2], bool, Document
             node["node_type"] = "array" if kind == ".zarray" else "group"
         else:
             raise StoreError(f"'{place}': its metadata hold {key!r}, which is no metadata of Zarr")
+    # zarr takes those of the root from the root.
+    found[""]["attributes"] = read_json(store, ".zattrs", place) or {}
     _check(found, place)
     return 2, True, found
 

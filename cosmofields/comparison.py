@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,7 @@ def check_datasets(predicted: object, true: object) -> None:
     Raises
     ------
     DimensionError
-        If one is no Dataset.
+        If one is no Dataset, or the second was predicted and the first was not.
     GridMismatchError
         If they come from simulations of different seeds, or from different files.
     """
@@ -161,11 +162,31 @@ def check_datasets(predicted: object, true: object) -> None:
         if isinstance(given, xr.DataArray):
             name = given.name or ("velocity" if "component" in given.dims else "density")
             how = f"field.to_dataset(name={str(name)!r})"
+        elif isinstance(given, tuple):
+            how = (
+                "open_box and tutorial.open_dataset return (halos, true), and this takes the second"
+            )
+        elif isinstance(given, str | Path):
+            how = f"cf.open_store({str(given)!r}), or of an HDF5 box cf.open_box({str(given)!r})[1]"
         raise DimensionError(
             f"evaluate compares two Datasets, and a {type(given).__name__} was given: {how}"
         )
     assert isinstance(predicted, xr.Dataset)
     assert isinstance(true, xr.Dataset)
+    made = [
+        any(
+            ds[name].attrs.get(key)
+            for name in COMPARED
+            if name in ds
+            for key in ("model", "method")
+        )
+        for ds in (predicted, true)
+    ]
+    if made == [False, True]:
+        raise DimensionError(
+            "The second Dataset, the truth, holds what a model or linear theory made, and the "
+            "first does not: swap them (in the shell: cosmofields evaluate PREDICTED TRUE)"
+        )
     _check_source(predicted, true)
 
 

@@ -176,12 +176,21 @@ def as_cosmology(value: Any) -> Cosmology:
                 "e.g. {'Omega_m': 0.268, 'Omega_b': 0.0445, 'h': 0.71, 'n_s': 0.968, "
                 "'sigma8': 0.83}"
             )
+        known = ("Omega_m", "h", "Omega_b", "n_s", "sigma8")
+        for key in value:
+            meant = next((name for name in known if name.lower() == str(key).lower()), key)
+            if meant != key:
+                raise MissingAttributeError(f"The cosmology has {key!r}; did you mean {meant!r}?")
+        h100 = 100 * _number("h", value["h"])
+        if abs(_number("H0", value.get("H0", h100)) - h100) > 1e-2:
+            raise MissingAttributeError(
+                f"The cosmology has h={value['h']} and H0={value['H0']}, which is not 100 h: give h"
+            )
         for key, flat in (("w0", -1.0), ("wa", 0.0), ("Omega_k", 0.0)):
             if abs(_number(key, value.get(key, flat)) - flat) > 1e-6:
                 raise MissingAttributeError(
                     f"{key}={value[key]}: only flat LCDM ({key} = {flat:g}) is implemented"
                 )
-        known = ("Omega_m", "h", "Omega_b", "n_s", "sigma8")
         given = {key: value[key] for key in known if value.get(key) is not None}
         return Cosmology(**{key: _number(key, number) for key, number in given.items()})
     if hasattr(value, "Om0") and hasattr(value, "h"):

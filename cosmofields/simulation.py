@@ -440,7 +440,7 @@ def _is_there(store: Path, plan: Mapping[str, Any]) -> bool:
         return False
     there = open_store(store, "true").attrs.get("source", {})
     wrong = [
-        f"{key} {value!r} against {there.get(key)!r} there"
+        f"{key} is {there.get(key)!r} there, {value!r} in this call"
         for key, value in plan.items()
         if key in there and there[key] != value
     ]

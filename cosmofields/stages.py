@@ -152,11 +152,11 @@ def state(path: StorePath, plan: Mapping[str, Any]) -> str:
         if "cosmofields" in attrs and not attrs.get("complete"):
             return "nothing"  # a template that was cut short
         raise StoreError(
-            f"'{path}' is a store that no reconstruction wrote. Choose another path, or remove it "
-            "yourself"
+            f"'{path}' is a store that `reconstruct` (in the shell: cosmofields predict) did not "
+            "write. Choose another path, or remove it yourself"
         )
     wrong = [
-        f"{key} {plan.get(key)!r} against {there.get(key)!r} there"
+        f"{key} is {there.get(key)!r} there, {plan.get(key)!r} in this call"
         for key in dict.fromkeys([*plan, *there])
         if plan.get(key) != there.get(key)
     ]

@@ -45,7 +45,7 @@ def stored(folder: Path, table: dict[str, Any]) -> Path:
         ("velocity", 1e3, r"rms of a component of `velocity` is 2\.\d+e\+05;.*look like m/s"),
         ("velocity", 1e5, "look like cm/s"),
         ("velocity", 1 / 299792.458, r"is 0\.0008\d+; expected.*look like units of c"),
-        ("mass", 1e-10, "1e10 Msun/h units"),
+        ("mass", 1e-10, "looks like units of 1e10 Msun/h"),
         ("mass", 1e10, r"The median of `mass` is .*e\+22, more than any halo holds"),
     ],
 )
@@ -97,6 +97,12 @@ def test_a_box_wider_than_the_universe(table: dict[str, Any], tmp_path: Path) ->
         ),
         ("mass", lambda m: m * 400, "masses add up to .* of all matter in the box"),
         ("position", lambda x: x / SIDE, r"reach up to .*units=\{'position': 'box'\}"),
+        ("mass", lambda m: 1e10 * np.log10(m), r"masses lie between .*units=\{'mass': 'log10"),
+        (
+            "position",
+            lambda x: x * [1, 0.6, 0] + [0, 0, 0.59],
+            r"y spans .* of 300 Mpc/h, z spans 0.59 to 0.59 of 300 Mpc/h. Are they angles",
+        ),
         ("position", lambda x: x * 0.6774, r"0\.677 of box_size=300. Is box_size in Mpc, and not"),
     ],
 )

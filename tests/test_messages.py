@@ -64,8 +64,19 @@ def test_arrays(columns: tuple[Any, Any, Any]) -> None:
         cf.from_arrays(position[:, 0], velocity, mass, **BOX)
     with says("position='halos.h5'", "expected an array (n, 3)", "open_catalog('halos.h5'"):
         cf.from_arrays("halos.h5", **BOX)
-    with says("looks like log10", "expected Msun/h", "10**mass", "--units 'mass=1e10 Msun/h'"):
+    with says("looks like log10", "expected Msun/h", "10**mass", "--units 'mass=log10 Msun/h'"):
         cf.from_arrays(position, velocity, np.log10(mass), **BOX)
+    with says("looks like units of 1e10", "1e10 * mass", "--units 'mass=1e10 Msun/h'"):
+        cf.from_arrays(position, velocity, mass / 1e10, **BOX)
+    with says("outside the box", "right ascension, declination and redshift: convert them"):
+        sky = position * [3.59, 1.78, 0] + [0, -89, 0.59]
+        cf.from_arrays(sky, velocity, mass, **BOX)
+    with says("has 'Omega_B'; did you mean 'Omega_b'?"):
+        cf.from_arrays(
+            position, velocity, mass, **BOX | {"cosmology": {**COSMOLOGY, "Omega_B": 0.05}}
+        )
+    with says("h=0.71 and H0=60, which is not 100 h"):
+        cf.from_arrays(position, velocity, mass, **BOX | {"cosmology": {**COSMOLOGY, "H0": 60}})
     with says("outside the box", "0 to 100 Mpc/h", "centred on 0", "--origin -50"):
         cf.from_arrays(position - 50, velocity, mass, **BOX)
     with says("outside the box", "in kpc/h", "--units position=kpc/h"):
@@ -171,6 +182,13 @@ def test_fields(observed: xr.Dataset) -> None:
         cf.gradient(linear["velocity"])
     with says("has dims ('dim_0', 'dim_1', 'dim_2')", "expected (x, y, z)", "from_grid("):
         cf.power_spectrum(xr.DataArray(np.zeros((8, 8, 8))))
+    truth = linear.assign({name: linear[name].assign_attrs(method=None) for name in linear})
+    with says("the truth, holds what a model", "swap them", "evaluate PREDICTED TRUE"):
+        cf.evaluate(truth, linear)
+    with says("a tuple was given", "return (halos, true), and this takes the second"):
+        cf.evaluate(linear, (None, truth))
+    with says("a str was given", "cf.open_store('a.zarr')", "cf.open_box('a.zarr')[1]"):
+        cf.evaluate("a.zarr", truth)
     with says("divergence needs a periodic box", "is False here", "cut the result"):
         cf.divergence(linear["velocity"].assign_attrs(periodic=False))
     with says("weight(chi) is not finite at chi = 0 Mpc/h", "from 0 to 93.75 Mpc/h"):

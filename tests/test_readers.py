@@ -311,7 +311,7 @@ def test_values_are_checked_when_computed(tmp_path, table, facts, name, value, m
 
 def test_masses_in_other_units(tmp_path, table, facts):
     path = write_hdf5(tmp_path / "a.h5", {**table, "mass": table["mass"] / 1e10})
-    with pytest.raises(CatalogError, match="1e10 Msun/h units"):
+    with pytest.raises(CatalogError, match="units of 1e10 Msun/h"):
         select(open_catalog(path, **facts))
 
 

@@ -415,7 +415,7 @@ def test_another_reconstruction_is_not_overwritten(
     with pytest.raises(StoreError, match="tracers"):
         reconstruct(moved, undisturbed, model=models, **OPTIONS)
     along_x = halos.recon.select().recon.to_redshift_space(los="x")
-    with pytest.raises(StoreError, match="los 'x' against 'z' there"):
+    with pytest.raises(StoreError, match="los is 'z' there, 'x' in this call"):
         reconstruct(along_x, undisturbed, model=models, **OPTIONS)
 
 
@@ -467,12 +467,12 @@ def test_command(
     assert "velocity" in said.err
     assert_same_bits(out, undisturbed)
     assert main([*arguments, "--los", "x"]) == 2
-    assert "los 'x' against 'z'" in capsys.readouterr().err
+    assert "los is 'z' there, 'x' in this call" in capsys.readouterr().err
     along_x = tmp_path / "x.zarr"
     cf.write_store(halos.recon.to_redshift_space(los="x"), along_x)
     again = ["predict", str(along_x), *arguments[2:], "--redshift-space"]
     assert main(again) == 2
-    assert "los 'x' against 'z'" in capsys.readouterr().err
+    assert "los is 'z' there, 'x' in this call" in capsys.readouterr().err
     assert main([*again, "--los", "z"]) == 2
     assert "in redshift space along x" in capsys.readouterr().err
     assert main([*arguments, "--scheduler", str(tmp_path / "none.json")]) == 2

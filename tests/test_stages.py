@@ -136,7 +136,7 @@ def test_every_chunk_is_written_so_that_a_lost_one_shows(begun: Path, value: flo
 
 def test_another_plan_is_refused_with_what_differs(begun: Path) -> None:
     other = {**PLAN, "tile": 32, "precision": "float32"}
-    with pytest.raises(StoreError, match=r"tile 32 against 64 there, precision 'float32' against"):
+    with pytest.raises(StoreError, match=r"tile is 64 there, 32 in this call, precision is None"):
         stages.state(begun, other)
 
 

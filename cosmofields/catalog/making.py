@@ -278,11 +278,14 @@ def check_masses(mass: NDArray[Any], least: float = 1e6) -> None:
         )
     median = float(np.median(mass))
     if median < least:
+        # Masses of halos differ by much more than their logarithms do.
+        logarithm = 7 < median < 17 and mass.max() < 3 * mass.min()
+        unit, how = ("log10 Msun/h", "10**mass") if logarithm else ("1e10 Msun/h", "1e10 * mass")
+        what = "log10 of the mass" if logarithm else "units of 1e10 Msun/h"
         raise CatalogError(
-            f"The median of `mass` is {median:.4g}, which looks like log10 of the mass, or 1e10 "
-            "Msun/h units; expected Msun/h: 10**mass, or 1e10 * mass (open_catalog takes "
-            "units={'mass': '1e10 Msun/h'}, or 'log10 Msun/h'; in the shell: --units "
-            "'mass=1e10 Msun/h')"
+            f"The median of `mass` is {median:.4g}, which looks like {what}; expected Msun/h: "
+            f"{how} (open_catalog takes units={{'mass': '{unit}'}}; in the shell: --units "
+            f"'mass={unit}')"
         )
     if median > 1e17:
         raise CatalogError(
@@ -309,6 +312,9 @@ def check_positions(position: NDArray[Any], lengths: Sequence[float]) -> None:
         else "Are they in kpc/h, or is box_size wrong? "
         "(open_catalog takes units={'position': 'kpc/h'}; in the shell: --units position=kpc/h)"
         if (high > 100 * sides).any()
+        else "They look like right ascension, declination and redshift: convert them to comoving "
+        "Mpc/h in a box that is wide enough."
+        if len(position) >= 100 and (low[:2] >= [-180, -90]).all() and (high <= [360, 90, 20]).all()
         else "Wrap them with position % box_size if that is what they mean."
     )
     expected = (

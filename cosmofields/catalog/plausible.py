@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..conventions import CatalogError
+from ..conventions import AXES, CatalogError, listing
 from ..cosmology import as_cosmology
 
 # Fewer rows than this say nothing about the whole: an error, a doubt.
@@ -93,6 +93,18 @@ def _doubt_positions(position: NDArray[Any], sides: NDArray[np.float64], whole: 
     box = f"box_size={float(sides.max()):g}"
     if (high <= 1.01).all() and (sides > 20).all():
         return f"{span}, of {box}. Are they in units of the box? units={{'position': 'box'}}"
+    short = (high - position.min(axis=0)) < 0.9 * sides
+    if whole and short.any() and not (high < 0.9 * sides).all():
+        low = position.min(axis=0)
+        axes = listing(
+            f"{axis} spans {low[i]:.4g} to {high[i]:.4g} of {sides[i]:g} Mpc/h"
+            for i, axis in enumerate(AXES)
+            if short[i]
+        )
+        return (
+            f"Of {len(position)} positions {axes}. Are they angles and a redshift, which are to be "
+            "converted to comoving Mpc/h, or is this a part of the box?"
+        )
     if whole and (high < 0.9 * sides).all():
         ratio = float((high / sides).max())
         return (
@@ -136,6 +148,12 @@ def _doubt_masses(
 ) -> str | None:
     matter = MATTER * as_cosmology(facts["cosmology"]).Omega_m * volume
     share = float(np.sum(mass, dtype=np.float64)) / matter
+    low, high = float(mass.min()), float(mass.max())
+    if whole and low < high < 3 * low:
+        return (
+            f"{len(mass)} masses lie between {low:.4g} and {high:.4g}; those of halos differ by "
+            "more. Are they Msun/h, and not its logarithm (units={'mass': 'log10 Msun/h'})?"
+        )
     if share < 1.2 and (share > 1e-5 or not whole):
         return None
     return (

@@ -27,6 +27,7 @@ from .text import (
 )
 
 _FEW_MODES = 10
+_UNLIKE = 0.3  # C_r of a velocity, which linear theory passes by far
 _MADE_BY = ("model", "precision", "method", "bias", "weighting")
 _PACKAGES = (
     "cosmofields",
@@ -89,6 +90,13 @@ def verdict(true: xr.Dataset, results: Results) -> list[str]:
                 )
             parts.append(text)
         sentences.append(f"{_capital(label)} ({beside}): {'; '.join(parts)}.")
+        if "velocity" in result["field"].values:
+            found = float(result.sel(field="velocity")["correlation_coefficient"])
+            if found < _UNLIKE:
+                sentences.append(
+                    f"C_r = {found:.3f} of the velocity is that of two universes: is the truth of "
+                    "the same box, along the same axes?"
+                )
     return sentences
 
 

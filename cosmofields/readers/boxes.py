@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,20 @@ def _open_box_store(path: Path) -> tuple[xr.Dataset, xr.Dataset]:
     if lacking:
         raise StoreError(f"'{path}' is no simulated box: it lacks {listing(lacking)}")
     halos, true = tree["halos"].to_dataset(), tree["true"].to_dataset()
-    source = {**halos.attrs.get("source", {}), "file": path.name}
-    halos = halos.load().assign_attrs({**step(halos, f"open_box: {path.name}"), "source": source})
+    halos = halos.load()
+    # Whoever wrote the store: what it says passes as arrays of the caller's own would.
+    facts: dict[str, Any] = {
+        key: halos.attrs.get(key) for key in ("box_size", "redshift", "cosmology")
+    }
+    from_arrays(*(halos[name].values for name in columns), **facts)
+    if box_lengths(true) != box_lengths(halos):
+        raise StoreError(
+            f"'{path}': the halos are in a box of {facts['box_size']} Mpc/h, the true fields in "
+            f"one of {true.attrs['box_size']}"
+        )
+    said = halos.attrs.get("source")
+    source = {**(said if isinstance(said, Mapping) else {}), "file": path.name}
+    halos = halos.assign_attrs({**step(halos, f"open_box: {path.name}"), "source": source})
     return halos, true
 
 

@@ -88,28 +88,28 @@ def doubts(
 
 
 def _doubt_positions(position: NDArray[Any], sides: NDArray[np.float64], whole: bool) -> str | None:
-    high = position.max(axis=0)
+    low, high = position.min(axis=0), position.max(axis=0)
     span = f"{len(position)} positions reach up to {np.array2string(high, precision=4)} Mpc/h only"
     box = f"box_size={float(sides.max()):g}"
     if (high <= 1.01).all() and (sides > 20).all():
         return f"{span}, of {box}. Are they in units of the box? units={{'position': 'box'}}"
-    short = (high - position.min(axis=0)) < 0.9 * sides
-    if whole and short.any() and not (high < 0.9 * sides).all():
-        low = position.min(axis=0)
-        axes = listing(
-            f"{axis} spans {low[i]:.4g} to {high[i]:.4g} of {sides[i]:g} Mpc/h"
-            for i, axis in enumerate(AXES)
-            if short[i]
-        )
-        return (
-            f"Of {len(position)} positions {axes}. Are they angles and a redshift, which are to be "
-            "converted to comoving Mpc/h, or is this a part of the box?"
-        )
-    if whole and (high < 0.9 * sides).all():
+    if not whole:
+        return None
+    if (high < 0.9 * sides).all():
         ratio = float((high / sides).max())
         return (
             f"{span}, {ratio:.3g} of {box}. Is box_size in Mpc, and not in Mpc/h, or is this a "
             "part of the box?"
+        )
+    short = [
+        f"{axis} spans {lo:.4g} to {hi:.4g} of {side:g} Mpc/h"
+        for axis, lo, hi, side in zip(AXES, low, high, sides, strict=True)
+        if hi - lo < 0.9 * side
+    ]
+    if short:
+        return (
+            f"Of {len(position)} positions {listing(short)}. Are they angles and a redshift, which "
+            "are to be converted to comoving Mpc/h, or is this a part of the box?"
         )
     return None
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -145,6 +146,53 @@ def test_a_name_that_was_mistyped(csv: Any) -> None:
         cf.open_catalog("halo.csv", **BOX)
     with says("No file 'survey/x*.h5'; expected"):
         cf.open_catalog("survey/x*.h5", **BOX)
+    three = "(did you mean 'X' for 'x', 'Y' for 'y', 'Z' for 'z'?)"
+    path = csv(lambda table: table.rename(columns={"x": "X", "y": "Y", "z": "Z", "mass": "logMh"}))
+    with says("No dataset that is `position`", "it holds X", three):
+        cf.open_catalog(path, position=("x", "y", "z"), **BOX)
+    with says("No dataset that is `mass` (logm)", "(did you mean 'logMh' for 'logm'?). Name it"):
+        cf.open_catalog(path, mass="logm", **BOX)
+
+
+def test_a_folder_with_copies(csv: Any, tmp_path: Path) -> None:
+    """They would be joined, each halo twice, if nobody asked."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    Path(csv()).rename(folder / "a.csv")
+    once = cf.open_catalog(folder, **BOX)
+    assert once.sizes["halo"] == 5000
+    (folder / "b.csv").write_bytes((folder / "a.csv").read_bytes())
+    with says("Nothing in ", "mine/a.csv'", "one of the 2 files of ", "such as ", "mine/*.csv'"):
+        cf.open_catalog(folder, **BOX)
+    assert cf.open_catalog(folder / "*.csv", **BOX).sizes["halo"] == 10_000
+    (folder / "b.csv").write_text("started at noon\nended at one\n")
+    with says("`position` in", "b.csv'", "one of the 2 files", "name them"):
+        cf.open_catalog(folder, **BOX)
+
+
+def test_a_catalogue_where_a_simulated_box_is_expected(
+    csv: Any, columns: tuple[Any, Any, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = csv()
+    with says("is no simulated box, but of the format csv", "predict halos.csv --out", "cf.open_c"):
+        cf.open_box(path)
+    assert main(["evaluate", path, path, "--out", "report"]) == 2
+    assert "cosmofields predict halos.csv --out fields.zarr" in capsys.readouterr().err
+    with h5py.File("halos.h5", "w") as file:
+        file["halos/Position"] = columns[0]
+    with says("it lacks halos/Velocity, ", "predict halos.h5 --out fields.zarr"):
+        cf.open_box("halos.h5")
+
+
+def test_logarithms_of_masses_as_one_writes_them(csv: Any) -> None:
+    path = csv(lambda table: table.assign(mass=np.log10(table.mass)))
+    masses = [
+        cf.open_catalog(path, units={"mass": unit}, **BOX).mass.values
+        for unit in ("log10 Msun/h", "log10(Msun/h)")
+    ]
+    np.testing.assert_array_equal(*masses)
+    with says("units={'mass': 'log10(Msun/h'}; expected one of"):
+        cf.open_catalog(path, units={"mass": "log10(Msun/h"}, **BOX)
 
 
 def test_info_of_a_catalogue(csv: Any, box_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,9 +16,9 @@ from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
-from ..conventions import CosmofieldsError
+from ..conventions import CosmofieldsError, listing
 from . import fields, learning, models, shell, stores
 from .learning import TARGETS as TARGETS
 from .learning import run_of as run_of
@@ -39,8 +39,24 @@ examples:
 """
 
 
-class _Verb(argparse.ArgumentParser):
-    """The parser of a verb: what it does not know it says itself, with its own usage."""
+class _Parser(argparse.ArgumentParser):
+    """What it does not know it says in a line, with what is near to that."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave without the usage, which hides the line: of `predict` it has 20."""
+        example = self.get_default("example")
+        shown = f"Example: cosmofields {example}\n" if example else ""
+        self.exit(2, f"{self.prog}: {message}\n{shown}All options: {self.prog} --help\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As of argparse since Python 3.14."""
+        if action.choices is None or value in action.choices:
+            return
+        near = get_close_matches(str(value), map(str, action.choices), 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise argparse.ArgumentError(
+            action, f"invalid choice: {value!r}{hint}; expected one of {listing(action.choices)}"
+        )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As of argparse, which leaves it to the parser of all verbs to find the rest unknown."""
@@ -61,7 +77,7 @@ class _Terminated(KeyboardInterrupt):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="cosmofields",
         description=_ABOUT.strip(),
         epilog=_EXAMPLES.lstrip() + EXIT_CODES,
@@ -70,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action="version", version=version("cosmofields"), help="print it and exit"
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Verb)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
     fields.add_verbs(verbs)
     stores.add_verbs(verbs)
     models.add_verbs(verbs)

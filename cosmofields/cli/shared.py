@@ -70,7 +70,7 @@ def add_verb(
         epilog="\n".join([*text, EXIT_CODES]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run, keeps=keeps)
+    parser.set_defaults(run=run, keeps=keeps, example=examples[0])
     return parser
 
 

@@ -17,9 +17,14 @@ from ..conventions import StoreError, box_facts, box_lengths, label, listing, ma
 from ..lazy import CHUNK
 from ..store import open_store
 from .dialect import PARAMETERS
-from .formats import provenance
+from .formats import provenance, recognise
 from .hdf5 import is_zarr, read_hdf5, scan_hdf5
 from .parts import Part, read_part
+
+_FIELDS_OF = (
+    "The fields behind a catalogue: cosmofields predict {} --out fields.zarr; in Python "
+    "cf.open_catalog"
+)
 
 
 def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
@@ -59,6 +64,12 @@ def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
             f"No file {str(path)!r}; expected an HDF5 box such as box_101.h5, or a store of "
             "`cosmofields simulate`"
         )
+    kind = recognise(str(path))
+    if kind not in (None, "hdf5"):
+        raise StoreError(
+            f"{str(path)!r} is no simulated box, but of the format {kind}. "
+            f"{_FIELDS_OF.format(path)}"
+        )
     # As a catalogue: nothing that lies in other files, and no more than the file can hold.
     table = scan_hdf5(str(path))
     attrs = dict(table.attrs[""])
@@ -68,7 +79,8 @@ def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
     lacking = [name for name in wanted if name not in table.parts]
     lacking += [f"attribute {key}" for key in keys if key not in attrs]
     if lacking:
-        raise StoreError(f"{str(path)!r} is no simulated box: it lacks {listing(lacking)}")
+        hint = f". {_FIELDS_OF.format(path)}" if {*wanted[3:]} <= {*lacking} else ""
+        raise StoreError(f"{str(path)!r} is no simulated box: it lacks {listing(lacking)}{hint}")
     density, momentum = (table.parts[name] for name in wanted[3:])
     shape = density.shape
     if len(shape) != 3 or momentum.shape != (3, *shape):

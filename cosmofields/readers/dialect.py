@@ -97,6 +97,8 @@ def conversion(column: str, unit: str, facts: Facts, path: str) -> tuple[float, 
             "1e10 Msun": h and (lambda: 1e10 * h()),
         },
     }  # fmt: skip
+    if column == "mass" and unit.startswith("log10(") and unit.endswith(")"):
+        unit = f"log10 {unit[6:-1]}"
     log = column == "mass" and unit.startswith("log10 ")
     factor = known[column].get(unit.removeprefix("log10 ") if log else unit)
     if factor is None:

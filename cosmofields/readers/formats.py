@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -254,10 +255,20 @@ def find(
         three = f"; or three: {column}=('x', 'y', 'z')" if column != "mass" else ""
         raise MissingVariableError(
             f"{what} `{column}`{f' ({name})' if name else ''} in {table.path!r}; it holds "
-            f"{holds or 'none at all'}. Name it: open_catalog(..., {column}='...'), or its group: "
+            f"{holds or 'none at all'}{_meant(name, there)}. Name it: "
+            f"open_catalog(..., {column}='...'), or its group: "
             f"group='...'{three} (in the shell: --{column} {'X Y Z' if three else 'NAME'})"
         )
     return found[0] if found else ()
+
+
+def _meant(name: Names, there: Collection[str]) -> str:
+    """The names that lie near to those asked for, whatever their case."""
+    asked = [] if name is None else [name] if isinstance(name, str) else [str(one) for one in name]
+    known = {key.lower(): key for key in there}
+    near = {one: get_close_matches(one.lower(), known, 1) for one in asked if one not in there}
+    meant = listing(f"{known[match[0]]!r} for {one!r}" for one, match in near.items() if match)
+    return f" (did you mean {meant}?)" if meant else ""
 
 
 def _by_usual_names(parts: Mapping[str, Part], column: str) -> list[tuple[Part, ...]]:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import dask
 import dask.array as da
@@ -32,6 +32,7 @@ from ..catalog import (
 )
 from ..conventions import (
     CatalogError,
+    CosmofieldsError,
     MissingAttributeError,
     MissingVariableError,
     StoreError,
@@ -43,6 +44,9 @@ from .formats import FORMATS, recognise, understand
 from .parts import Column, File, cut, read_column
 
 ROWS = 2**22  # of a chunk: 48 MB of positions in float32
+# A folder may hold copies of these, or other catalogues; other formats number the parts of one, or
+# are written as folders.
+WHOLE = {"csv", "hdf5", "fits", "npz"}
 CHUNKS = 10**6  # of a catalogue, at most: more would fill the memory before anything is read
 
 Source = str | os.PathLike[str]
@@ -148,8 +152,19 @@ def open_catalog(
     given = {"box_size": box_size, "redshift": redshift, "cosmology": cosmology, "los": los}
     given = {key: value for key, value in given.items() if value is not None}
     ask = Ask(names, group, given, units or {}, origin, storage_options)
-    files = [understand(path, format, ask) for path in _expand(source, format)]
-    first = _check_together(files)
+    paths = _expand(source, format)
+    try:
+        files = [understand(path, format, ask) for path in paths]
+        first = _check_together(files)
+        if _is_folder(source) and len(files) > 1 and first.format in WHOLE:
+            raise StoreError(f"Nothing in {first.path!r} says that it is a part of a catalogue")
+    except CosmofieldsError as error:
+        if len(paths) == 1 or not _is_folder(source):
+            raise
+        raise type(error)(
+            f"{error}. It is one of the {len(paths)} files of {os.fspath(source)!r}; to read "
+            f"others, name them, such as '{Path(paths[0]).parent / '*'}{Path(paths[0]).suffix}'"
+        ) from error
     facts = _require_facts(first)
     parts = [file for file in files if file.n_rows]
     if not parts:
@@ -197,6 +212,10 @@ def _expand(source: Source | Sequence[Source], format: str | None) -> list[str]:
     if len(paths) == 1 and format is None and "://" not in paths[0] and Path(paths[0]).is_dir():
         return _of_folder(paths[0])
     return paths
+
+
+def _is_folder(source: Source | Sequence[Source]) -> TypeGuard[Source]:
+    return isinstance(source, str | os.PathLike) and Path(source).is_dir()
 
 
 def _near(path: Source | Sequence[Source]) -> str:
@@ -270,7 +289,8 @@ def _require_facts(file: File) -> dict[str, Any]:
     if lacking:
         raise MissingAttributeError(
             f"No {listing(f'`{key}`' for key in lacking)} in the attributes of {file.path!r}. "
-            f"Pass open_catalog(..., {listing(how[key] for key in lacking)}); in the shell: "
+            f"Pass those of your simulation, such as open_catalog(..., "
+            f"{listing(how[key] for key in lacking)}); in the shell: "
             + " ".join(shell[key] for key in lacking)
         )
     facts = catalog_facts(**{key: file.facts.get(key) for key in (*how, "los")})
@@ -334,6 +354,8 @@ def _read_rows(
     block_info: Any = None,
 ) -> NDArray[np.float32]:
     low, high = block_info[None]["array-location"][0]
+    whole = block_info[None]["num-chunks"][0] == 1
+    where = repr(columns[0].parts[0].path) + ("" if whole else f", rows {low} to {high - 1}")
     lengths = parse_box_size(facts["box_size"])
     values = np.concatenate([read_column(part, rows) for part, rows in cut(columns, low, high)])
     try:
@@ -346,10 +368,8 @@ def _read_rows(
         if column == "velocity":
             check_velocities(values)
     except CatalogError as error:
-        raise CatalogError(f"In rows {low} to {high - 1}: {error}") from error
-    whole = block_info[None]["num-chunks"][0] == 1
+        raise CatalogError(f"{where}: {error}") from error
     doubt = doubts(column, values, lengths, facts, whole=whole)
     if doubt:
-        where = columns[0].parts[0].path
-        warnings.warn(f"{where!r}, rows {low} to {high - 1}: {doubt}", UnitsWarning, stacklevel=2)
+        warnings.warn(f"{where}: {doubt}", UnitsWarning, stacklevel=2)
     return values.astype(np.float32, copy=False)

@@ -147,7 +147,7 @@ def look(place: Place) -> Found:
     if place.kind == "folder" and place.local and place.local.is_file():
         raise StoreError(
             f"'{place}' is no Zarr store: it is a file. Expected a directory, or a .zip file, that "
-            "write_store or xarray's to_zarr made; HDF5 boxes are opened with open_box"
+            "write_store or xarray's to_zarr made; other files are for open_box or open_catalog"
         )
     if place.local and not (place.local.is_file() or place.local.is_dir()):
         raise StoreError(f"'{place}' is neither a file nor a folder")

@@ -128,7 +128,7 @@ def _documents_2(store: Store, place: Place) -> tuple[Literal[2], bool, Document
     if group is None:
         raise StoreError(
             f"'{place}' is no Zarr store: there is no zarr.json. Expected what write_store or "
-            "xarray's to_zarr made; HDF5 boxes are opened with open_box"
+            "xarray's to_zarr made; other files are for open_box or open_catalog"
         )
     inline = read_json(store, ".zmetadata", place)
     nodes = inline.get("metadata") if inline else None

@@ -15,6 +15,7 @@ _EXPORTS = {
     "cell_statistics": "cosmofields.statistics",
     "clustering": "cosmofields.two_point",
     "combine": "cosmofields.boxes",
+    "compare_velocities": "cosmofields.consistency",
     "correlation_2d": "cosmofields.correlation",
     "correlation_function": "cosmofields.correlation",
     "correlation_multipoles": "cosmofields.correlation",
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from .applications import kinetic_sz, t_web, v_web, velocities_at
     from .boxes import combine, evaluate_sub_boxes, sub_boxes
     from .catalog import from_arrays, from_grid, select, to_redshift_space
+    from .consistency import compare_velocities
     from .conventions import CosmofieldsError
     from .correlation import (
         correlation_2d,

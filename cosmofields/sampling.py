@@ -80,7 +80,7 @@ def sample(field: xr.DataArray, catalog: xr.Dataset) -> xr.DataArray:
     if field.name in FIELDS:
         check_units(field, str(field.name))
     field = canonical(field, *(["component"] if "component" in field.dims else []))
-    grid = _common_box(field, catalog, "sample")
+    grid = common_box(field, catalog, "sample")
     position = catalog["position"].transpose(dim, "component")
     mesh = field.data if field.ndim == 4 else field.data[None]
     data: Any
@@ -169,7 +169,7 @@ def to_real_space(
             "velocities about the field"
         )
     velocity = _velocity(velocity)
-    grid = _common_box(velocity, catalog, "to_real_space")
+    grid = common_box(velocity, catalog, "to_real_space")
     here, there = redshift_of(catalog), redshift_of(velocity)
     if abs(here - there) > 1e-6:
         raise CatalogError(
@@ -215,7 +215,7 @@ def _velocity(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
     return canonical(given, "component")
 
 
-def _common_box(field: xr.DataArray, catalog: xr.Dataset, what: str) -> Grid:
+def common_box(field: xr.DataArray, catalog: xr.Dataset, what: str) -> Grid:
     """Grid of a field that spans the periodic box of the catalogue."""
     grid = periodic_grid(field, what=what)
     check_periodic(catalog, what=what)
@@ -232,7 +232,7 @@ def _whole(mesh: Any) -> Any:
     return da.asarray(mesh).rechunk(-1).to_delayed().item()
 
 
-def _origin(grid: Grid) -> list[float]:
+def first_node(grid: Grid) -> list[float]:
     """Place of the first node, which is not 0 if the field has been rolled."""
     assert grid.nodes is not None
     return [float(x[0]) % length for x, length in zip(grid.nodes, grid.lengths, strict=True)]
@@ -244,7 +244,7 @@ def _read(
     from .kernels.readout import read
 
     check_positions(position, grid.lengths)
-    return read(position, mesh, grid.lengths, origin=_origin(grid), n_threads=threads)
+    return read(position, mesh, grid.lengths, origin=first_node(grid), n_threads=threads)
 
 
 def _fastest(speed: NDArray[np.floating]) -> float:
@@ -283,7 +283,7 @@ def _move(
         rate=rate,
         dispersion=dispersion,
         fastest=fastest,
-        origin=_origin(grid),
+        origin=first_node(grid),
         n_threads=threads,
     )
     moved = position.astype(np.float64)

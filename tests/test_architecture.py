@@ -37,6 +37,7 @@ LAYERS = [
     "statistics",
     "linear",
     "sampling",
+    "consistency",
     "applications",
     "unet",
     "calibration",

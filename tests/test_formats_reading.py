@@ -135,7 +135,7 @@ def test_unknown_format(written: Any) -> None:
                      "mass": "1e10 Msun/h times 1e+10"}),
         ("group_tab", {"position": "kpc/h times 0.001", "velocity": "km/s/a times 1.5",
                        "mass": "1e10 Msun/h times 1e+10"}),
-        ("savetxt", {"position": "kpc/h times 0.001", "mass": "log10 Msun/h times 1"}),
+        ("savetxt", {"position": "kpc/h times 0.001", "mass": "10**(log10 Msun/h)"}),
         ("compaso", {"position": "box times 300, moved by 150, 150, 150 Mpc/h",
                      "velocity": "velocities of a unit box times 31234.5",
                      "mass": "particles times 1e+10"}),

@@ -103,7 +103,17 @@ def test_a_box_wider_than_the_universe(table: dict[str, Any], tmp_path: Path) ->
             lambda x: x * [1, 0.6, 0] + [0, 0, 0.59],
             r"y spans .* of 300 Mpc/h, z spans 0.59 to 0.59 of 300 Mpc/h. Are they angles",
         ),
-        ("position", lambda x: x * 0.6774, r"0\.677 of box_size=300. Is box_size in Mpc, and not"),
+        ("position", lambda x: x * 0.6774, r"0\.677 of box_size=300, .* in Mpc and not in Mpc/h"),
+        (
+            "position",
+            lambda x: x * 0.98,
+            r"0\.98 of box_size=300, and the rest is empty. Is it box_",
+        ),
+        (
+            "position",
+            lambda x: x * [1, 1, 0.98],
+            r"z spans 0\.\d+ to 29\d.* of 300 Mpc/h. Are they",
+        ),
     ],
 )
 def test_doubts(
@@ -217,7 +227,8 @@ def test_given_units(
     path = stored(tmp_path, {**table, column: values})
     ds = open_catalog(path, **FACTS, units={column: unit})
     np.testing.assert_allclose(ds[column], table[column], rtol=1e-5, atol=2e-5)
-    assert ds.attrs["source"]["converted"][column].startswith(unit)
+    said = ds.attrs["source"]["converted"][column]
+    assert said.startswith(f"10**({unit})" if factor is None else unit)
 
 
 def test_units_that_are_none(table: dict[str, Any], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 import xarray as xr
 
 import cosmofields as cf
+from cosmofields.catalog import UnitsWarning
 from cosmofields.cli import main
 from cosmofields.conventions import CosmofieldsError
 
@@ -112,7 +113,7 @@ def test_cosmologies() -> None:
 
 def test_files(csv: Any, tmp_path: Path) -> None:
     path = csv()
-    with says("No `box_size`, `redshift`", "box_size=300.0", "--box-size 300 --redshift 0.59"):
+    with says("No `box_size`, `redshift`", "box_size=...", "--box-size L --redshift Z"):
         cf.open_catalog(path)
     with says(
         "units='kpc/h'", "expected position, velocity or mass", "units={'position': 'kpc/h'}"
@@ -130,8 +131,14 @@ def test_files(csv: Any, tmp_path: Path) -> None:
 
 def test_columns_that_are_not_there(csv: Any, capsys: pytest.CaptureFixture[str]) -> None:
     path = csv(lambda table: table.rename(columns={"x": "east", "y": "north", "z": "up"}))
-    with says("No dataset that is `position`", "it holds east", "--position X Y Z"):
+    with says("No dataset that is `position`", "it holds east", "--position x y z"):
         cf.open_catalog(path, **BOX)
+    theirs = csv(lambda table: table.rename(columns={c: f"{c.upper()}c" for c in table.columns}))
+    with says("`position`", "position=('Xc', 'Yc', 'Zc') (in the shell: --position Xc Yc Zc)"):
+        cf.open_catalog(theirs, **BOX)
+    with says("`velocity` (V)", "('VXc', 'VYc', 'VZc') (in the shell: --velocity VXc VYc VZc)"):
+        cf.open_catalog(theirs, position=("Xc", "Yc", "Zc"), velocity="V", **BOX)
+    path = csv(lambda table: table.rename(columns={"x": "east", "y": "north", "z": "up"}))
     with says("No dataset that is `mass` (m200)", "it holds east", "(in the shell: --mass NAME)"):
         cf.open_catalog(path, position=("east", "north", "up"), mass="m200", **BOX)
     # As others list columns; what is refused next is the grid, so the columns are found.
@@ -182,6 +189,20 @@ def test_a_catalogue_where_a_simulated_box_is_expected(
         file["halos/Position"] = columns[0]
     with says("it lacks halos/Velocity, ", "predict halos.h5 --out fields.zarr"):
         cf.open_box("halos.h5")
+
+
+def test_doubts_end_a_run_of_the_shell(csv: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody looks at its warnings, and its result would be wrong."""
+    line = ["predict", csv(), "--out", "fields.zarr", "--n-grid", "44"]
+    wrong = [*OPTIONS, "--box-size", "103.125"]
+    assert main([*line, *wrong]) == 2
+    said = capsys.readouterr().err
+    assert "0.97 of box_size=103.125, and the rest is empty. Is it box_size=100" in said
+    assert "If they are right: --allow-mismatch" in said
+    assert not Path("fields.zarr").exists()
+    with pytest.warns(UnitsWarning, match="the rest is empty"):
+        assert main([*line, *wrong, "--allow-mismatch"]) == 0
+    assert "own velocities of the tracers, over those of the field: " in capsys.readouterr().err
 
 
 def test_logarithms_of_masses_as_one_writes_them(csv: Any) -> None:
@@ -303,7 +324,7 @@ def test_extras(
 @pytest.mark.parametrize(
     ("change", "words", "parts"),
     [
-        (None, [], ["No `box_size`", "--box-size 300"]),
+        (None, [], ["No `box_size`", "--box-size L"]),
         ("mass", OPTIONS, ["No `mass`", "--model no-mass"]),
         ("vz", OPTIONS, ["No `velocity`", "--redshift-space --los z"]),
         (None, [*OPTIONS, "--model", "defualt"], ["No model 'defualt'", "default, no-mass"]),

@@ -239,8 +239,8 @@ def test_facts_that_are_missing(tmp_path, table, facts, cosmology):
     path = write_hdf5(tmp_path / "a.h5", table, attrs={"redshift": 0.59})
     message = (
         r"No `box_size`, `cosmology` in the attributes of '.*a\.h5'\. "
-        r"Pass those of your simulation, such as open_catalog\(\.\.\., box_size=300\.0 \("
-        r".*Mpc/h\), cosmology=\{'Omega_m'"
+        r"Pass those of your simulation: open_catalog\(\.\.\., box_size=\.\.\. \(.*Mpc/h\), "
+        r"cosmology=\{'Omega_m'"
     )
     with pytest.raises(MissingAttributeError, match=message):
         open_catalog(path)

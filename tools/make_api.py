@@ -39,7 +39,7 @@ TOPICS = {
         "correlations correlation_function correlation_multipoles correlation_2d clustering"
     ),
     "Cell by cell": "cell_statistics misalignment histogram joint_distribution pool",
-    "Applications": "kinetic_sz t_web v_web velocities_at",
+    "Applications": "kinetic_sz t_web v_web velocities_at compare_velocities",
     "Evaluation": (
         "evaluate sub_boxes evaluate_sub_boxes combine scores_table format_table report"
     ),

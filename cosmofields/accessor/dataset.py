@@ -91,6 +91,8 @@ class DatasetRecon(Recon):
             model = "" if "mass" in ds else ", model='no-mass'"
             if "halo" in ds.dims:
                 steps.append(f".reconstruct('fields.zarr'{model}): all of it, out of core")
+            if "velocity" in ds:
+                steps.append(".compare_velocities(fields): do they move as the fields say?")
             steps.append(".to_real_space(velocity): back, by a velocity field")
             steps.append(".velocities_at(fields): of the matter where each is, with its error")
         return steps
@@ -152,6 +154,10 @@ class DatasetRecon(Recon):
         self, velocity: xr.DataArray | xr.Dataset, *, dispersion: float = 90.0
     ) -> xr.Dataset:
         """See :func:`cosmofields.to_real_space`."""
+
+    @forwards("consistency")
+    def compare_velocities(self, fields: xr.Dataset | xr.DataArray) -> xr.Dataset:
+        """See :func:`cosmofields.compare_velocities`."""
 
     @forwards("applications")
     def velocities_at(self, fields: xr.Dataset) -> xr.Dataset:

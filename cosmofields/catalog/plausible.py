@@ -17,6 +17,9 @@ from ..cosmology import as_cosmology
 
 # Fewer rows than this say nothing about the whole: an error, a doubt.
 FEW, SOME = 100, 1000
+# A slab without positions is no chance if it is so many times wider than the widest inside, and
+# this part of a side, which is more than coordinates of few digits leave.
+EMPTY, SLIT = 4.0, 2e-3
 WIDEST = 2e4  # Mpc/h: the diameter of the observable universe
 SLOWEST, FASTEST = 0.05, 2e4  # km/s, rms of a component
 # Linear theory in a wide box at z = 0.59 (Omega_m = 0.268, sigma8 = 0.83), of a component: km/s,
@@ -95,16 +98,21 @@ def _doubt_positions(position: NDArray[Any], sides: NDArray[np.float64], whole: 
         return f"{span}, of {box}. Are they in units of the box? units={{'position': 'box'}}"
     if not whole:
         return None
-    if (high < 0.9 * sides).all():
+    empty = [
+        _is_empty(np.sort(position[:, i]), side, low[i] + side - high[i])
+        for i, side in enumerate(sides)
+    ]
+    if all(empty):
         ratio = float((high / sides).max())
         return (
-            f"{span}, {ratio:.3g} of {box}. Is box_size in Mpc, and not in Mpc/h, or is this a "
+            f"{span}, {ratio:.3g} of {box}, and the rest is empty. Is it box_size="
+            f"{float(high.max()):.4g}, is one of the two in Mpc and not in Mpc/h, or is this a "
             "part of the box?"
         )
     short = [
-        f"{axis} spans {lo:.4g} to {hi:.4g} of {side:g} Mpc/h"
-        for axis, lo, hi, side in zip(AXES, low, high, sides, strict=True)
-        if hi - lo < 0.9 * side
+        f"{axis} spans {low[i]:.4g} to {high[i]:.4g} of {side:g} Mpc/h"
+        for i, (axis, side) in enumerate(zip(AXES, sides, strict=True))
+        if empty[i]
     ]
     if short:
         return (
@@ -112,6 +120,14 @@ def _doubt_positions(position: NDArray[Any], sides: NDArray[np.float64], whole: 
             "are to be converted to comoving Mpc/h, or is this a part of the box?"
         )
     return None
+
+
+def _is_empty(x: NDArray[Any], side: float, slab: float) -> bool:
+    """Whether sorted coordinates leave a slab at the face of the box that cannot be chance.
+
+    Chance makes slabs inside the box that are as wide.
+    """
+    return bool(slab > max(EMPTY * np.diff(x).max(), SLIT * side))
 
 
 def _doubt_velocities(rms: float, side: float, facts: Mapping[str, Any], whole: bool) -> str | None:

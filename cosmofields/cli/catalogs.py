@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import xarray as xr
 
+from ..conventions import CosmofieldsError
 from .shared import completed, cosmology, one_or_three
 
 
@@ -68,6 +72,20 @@ def catalog_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="corner of the box, Mpc/h, one or three (default: 0)",
     )
+
+
+@contextmanager
+def doubts_refused(*, overruled: bool) -> Iterator[None]:
+    """Let numbers that are unlikely in their units end a run, which nobody may be looking at."""
+    from ..catalog import UnitsWarning
+
+    with warnings.catch_warnings():
+        if not overruled:
+            warnings.simplefilter("error", UnitsWarning)
+        try:
+            yield
+        except UnitsWarning as doubt:
+            raise CosmofieldsError(f"{doubt} If they are right: --allow-mismatch") from doubt
 
 
 def catalog_of(args: argparse.Namespace, los: str | None) -> xr.Dataset:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..conventions import AXES, CosmofieldsError
-from .catalogs import catalog_of, catalog_options
+from .catalogs import catalog_of, catalog_options, doubts_refused
 from .shared import (
     LOS,
     Verbs,
@@ -146,7 +146,8 @@ out:  a Zarr store of the groups halos, observed, linear, reconstructed:
     networks.add_argument(
         "--allow-mismatch",
         action="store_true",
-        help="use the model on a box that it was not trained for: see `cosmofields info MODEL`",
+        help="use the model on a box that it was not trained for (`cosmofields info MODEL`), and "
+        "numbers that are unlikely in their units",
     )
     machine = predict.add_argument_group("the machine")
     machine.add_argument(
@@ -283,9 +284,15 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _predict(args: argparse.Namespace) -> None:
+    check_inputs(model=args.model)
+    with doubts_refused(overruled=args.allow_mismatch):
+        _reconstruct(args)
+    print(args.out)
+
+
+def _reconstruct(args: argparse.Namespace) -> None:
     from ..catalog import select, to_redshift_space
 
-    check_inputs(model=args.model)
     halos = catalog_of(args, args.los if args.redshift_space else None)
     if args.number_density:
         halos = select(halos, args.number_density)
@@ -315,4 +322,3 @@ def _predict(args: argparse.Namespace) -> None:
             allow_mismatch=args.allow_mismatch,
             storage_options=options_for(args.out, dict(args.option)),
         )
-    print(args.out)

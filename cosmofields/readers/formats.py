@@ -201,7 +201,8 @@ def _convert(
     else:
         (factor, unit), log = unit, False
     offset: tuple[float, ...] = ()
-    said = [f"{unit} times {factor:.6g}"] if factor != 1 or log else []
+    times = f" times {factor:.6g}" if factor != 1 else ""
+    said = [f"{f'10**({unit})' if log else unit}{times}"] if times or log else []
     if name == "position":
         origin: Any = ask.origin
         if origin is None and view.centred and view.facts["box_size"] is not None:
@@ -252,14 +253,33 @@ def find(
         there = parts or table.parts
         holds = listing(f"{key} {part.shape}" for key, part in sorted(there.items()))
         what = f"{len(found)} datasets could be" if found else "No dataset that is"
-        three = f"; or three: {column}=('x', 'y', 'z')" if column != "mass" else ""
+        three = _three(column, there)
         raise MissingVariableError(
             f"{what} `{column}`{f' ({name})' if name else ''} in {table.path!r}; it holds "
             f"{holds or 'none at all'}{_meant(name, there)}. Name it: "
             f"open_catalog(..., {column}='...'), or its group: "
-            f"group='...'{three} (in the shell: --{column} {'X Y Z' if three else 'NAME'})"
+            f"group='...'{f'; or three: {column}={three}' if three else ''} "
+            f"(in the shell: --{column} {' '.join(three) or 'NAME'})"
         )
     return found[0] if found else ()
+
+
+def _three(column: str, there: Collection[str]) -> tuple[str, ...]:
+    """Names of x, y and z, of those that there are if any look like it; none of a mass."""
+    if column == "mass":
+        return ()
+    for key in sorted(there):
+        for letters in ("xyz", "XYZ"):
+            at = key.rfind(letters[0])
+            three = tuple(key[:at] + letter + key[at + 1 :] for letter in letters)
+            rest = (key[:at] + key[at + 1 :]).lower()
+            if (
+                at >= 0
+                and all(one in there for one in three)
+                and (("v" in rest) == (column == "velocity"))
+            ):
+                return three
+    return ("x", "y", "z")
 
 
 def _meant(name: Names, there: Collection[str]) -> str:

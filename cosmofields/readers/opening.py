@@ -274,22 +274,23 @@ def _check_together(files: Sequence[File]) -> File:
 
 
 def _require_facts(file: File) -> dict[str, Any]:
+    # Without numbers, which would be taken over with the rest.
     how = {
-        "box_size": "box_size=300.0 (the side of the periodic box in Mpc/h)",
-        "redshift": "redshift=0.59",
-        "cosmology": "cosmology={'Omega_m': 0.268, 'Omega_b': 0.0445, 'h': 0.71, 'n_s': 0.968, "
-        "'sigma8': 0.83}",
+        "box_size": "box_size=... (the side of the periodic box in Mpc/h)",
+        "redshift": "redshift=...",
+        "cosmology": "cosmology={'Omega_m': ..., 'Omega_b': ..., 'h': ..., 'n_s': ..., "
+        "'sigma8': ...}",
     }
     shell = {
-        "box_size": "--box-size 300",
-        "redshift": "--redshift 0.59",
-        "cosmology": "--cosmology Omega_m=0.268,Omega_b=0.0445,h=0.71,n_s=0.968,sigma8=0.83",
+        "box_size": "--box-size L",
+        "redshift": "--redshift Z",
+        "cosmology": "--cosmology Omega_m=...,Omega_b=...,h=...,n_s=...,sigma8=...",
     }
     lacking = [key for key in how if file.facts.get(key) is None]
     if lacking:
         raise MissingAttributeError(
             f"No {listing(f'`{key}`' for key in lacking)} in the attributes of {file.path!r}. "
-            f"Pass those of your simulation, such as open_catalog(..., "
+            f"Pass those of your simulation: open_catalog(..., "
             f"{listing(how[key] for key in lacking)}); in the shell: "
             + " ".join(shell[key] for key in lacking)
         )

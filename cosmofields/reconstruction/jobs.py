@@ -39,7 +39,7 @@ from ..unet import FieldModel, cited, weights_digest
 ERRORS = ("density_error", "velocity_error")
 # Cells, once for each symmetry: fewer are done about as soon as probes, of seconds, say when.
 WORTH_PROBING = 256**3
-COLUMNS = ("position", "mass", "mass_bin")
+COLUMNS = ("position", "velocity", "mass", "mass_bin")
 # Stage that writes each array.
 WRITERS = {
     "observed/halo_density": "observed",

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from .. import stages
 from ..catalog import row_dim, select
+from ..consistency import FEWEST, compare_velocities
 from ..conventions import CatalogError, box_lengths, variable
 from ..cosmology import cosmology_of
 from ..inference import check_box
@@ -133,7 +134,27 @@ def reconstruct(
                 for stage in job.counts:
                     do(job, stage, observed, say)
                 stages.close(store, job.writers)
-    return _opened(store)
+    tree = _opened(store)
+    if found != "whole" and halos is not None and "velocity" in halos:
+        _compare(halos, tree, say)
+    return tree
+
+
+def _compare(halos: xr.Dataset, tree: xr.DataTree, say: Console) -> None:
+    """Say whether the tracers move as the field that was made of them."""
+    if halos.sizes[row_dim(halos)] < FEWEST:
+        return
+    found = compare_velocities(halos, tree["reconstructed"].to_dataset())
+    slope, r = (
+        ", ".join(f"{value:.2f}" for value in found[name].values)
+        for name in ("slope", "correlation_coefficient")
+    )
+    say.print(
+        f"own velocities of the tracers, over those of the field: {slope} along x, y, z, where "
+        f"1 is right (correlation {r})",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _opened(store: StorePath) -> xr.DataTree:

@@ -78,6 +78,7 @@ def test_of_a_vector_the_magnitude_with_arrows(fields):
     np.testing.assert_allclose(image(figure).get_array(), expected.T, rtol=1e-5)
     assert len(panel(figure).collections) == 1
     assert not panel(plot_slab(fields["velocity"], arrows=False)).collections
+    assert not panel(plot_slab(fields["velocity"].rename("velocity_error"))).collections
     assert figure.axes[-1].get_xlabel() == r"$|\mathbf{v}|$ [km/s]"
 
 

@@ -141,7 +141,9 @@ def draw_slab(
         ax.tick_params(direction="out", top=False, right=False)
         # On the left: the key of the arrows stands on the right.
         ax.set_title(rf"${bounds[0]:.1f} < {axis} < {bounds[1]:.1f}$ {style.LENGTH}", loc="left")
-        if arrows and "component" in cut.dims:
+        # A standard deviation points nowhere.
+        directed = "component" in cut.dims and not str(field.name).endswith("_error")
+        if arrows and directed:
             longest = float(mean.quantile(0.98)) or 1.0
             quiver = slices.draw_arrows(ax, cut.mean(axis), across, up, longest)
             size = float(f"{longest / 2:.0e}")

@@ -266,7 +266,7 @@ def description(job: Job, found: str) -> Table:
     cells = " x ".join(map(str, job.grid.shape))
     table = Table(
         title=f"{cells} cells of {side_text(job.grid.cell_size)} Mpc/h on {place}, "
-        f"{where.memory / 1e9:.3g} GB each, {job.precision}"
+        f"at most {where.memory / 1e9:.3g} GB each, {job.precision}"
         + ("; going on with what is there" if found == "begun" else ""),
         title_justify="left",
     )

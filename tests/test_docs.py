@@ -21,15 +21,17 @@ pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the pages are in the 
 
 @pytest.fixture
 def small(box_file, tmp_path, monkeypatch):
-    """A small box in the place of the sample, and a table of its halos in the working directory."""
+    """A small box in the place of the sample, and tables of its halos in the working directory."""
     halos, true = cf.open_box(box_file)
     true = true.load()
     monkeypatch.setattr(cf.tutorial, "open_dataset", lambda: (halos, true))
     monkeypatch.chdir(tmp_path)
-    columns = [halos["position"].values, halos["velocity"].values, halos["mass"].values[:, None]]
-    np.savetxt(
-        "halos.csv", np.hstack(columns), delimiter=",", header="x,y,z,vx,vy,vz,mass", comments=""
-    )
+    position, velocity, mass = (halos[name].values for name in ("position", "velocity", "mass"))
+    for name, columns, header in (
+        ("halos.csv", [position, velocity, mass[:, None]], "x,y,z,vx,vy,vz,mass"),
+        ("theirs.csv", [1e3 * position, velocity, np.log10(mass)[:, None]], "X,Y,Z,VX,VY,VZ,logM"),
+    ):
+        np.savetxt(name, np.hstack(columns), delimiter=",", header=header, comments="")
 
 
 @pytest.mark.parametrize(

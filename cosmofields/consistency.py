@@ -141,12 +141,13 @@ def _doubt(
             )
     if wrong == [los]:
         return (
-            f"{what} Along the line of sight alone: were the positions in redshift space already, "
-            f"los={los!r} (in the shell: --redshift-space --los {los})?"
+            f"{what} Along the line of sight alone: were the positions shifted twice (in redshift "
+            f"space already: los={los!r} and no to_redshift_space; in the shell --redshift-space "
+            f"--los {los}), or never (in real space: no los, and to_redshift_space)?"
         )
     if min(slopes) > 0.3 and max(slopes) < 1.5 * min(slopes):
         return (
-            f"{what} Are the velocities peculiar and in km/s (Gadget's are not: "
-            "units={'velocity': 'km sqrt(a)/s'}), and are redshift and box_size right?"
+            f"{what} Are box_size (in Mpc/h) and redshift right, and the velocities peculiar, in "
+            "km/s (Gadget's are not: units={'velocity': 'km sqrt(a)/s'})?"
         )
     return f"{what} Are box_size, units and the columns of position and velocity right?"

@@ -207,12 +207,14 @@ def test_hint_kpc(make):
 
 def test_hint_centred(make):
     rng = np.random.default_rng(0)
-    with pytest.raises(CatalogError, match=r"centred on 0: add box_size / 2\."):
+    with pytest.raises(
+        CatalogError, match=r"centred on 0: pass open_catalog\(\.\.\., origin=-50\), in Mpc/h"
+    ):
         make(position=rng.uniform(-50, 50, (20, 3)))
 
 
 def test_hint_otherwise(make):
-    with pytest.raises(CatalogError, match=r"Wrap them with position % box_size"):
+    with pytest.raises(CatalogError, match=r"Are they in comoving Mpc/h.*position % box_size"):
         make(position=at([130, 50, 50]))
 
 

@@ -81,9 +81,9 @@ def test_a_field_that_was_rolled(movers: xr.Dataset, flow: xr.DataArray) -> None
         (lambda v: v[:, [0, 1, 1]], "along z goes with the field along y: are the columns"),
         (lambda v: v[:, [2, 1, 0]], "along x goes with the field along z: are the columns"),
         (lambda v: v * 0.8, r"move 0\.\d+, 0\.\d+, 0\.\d+ times as fast.*km sqrt\(a\)/s"),
-        (lambda v: v * 1.26, r"redshift and box_size right\?"),
+        (lambda v: v * 1.26, r"Are box_size \(in Mpc/h\) and redshift right"),
         (lambda v: -v, r"Are box_size, units and the columns"),
-        (lambda v: v * [1, 1, 0.7], r"los='z' \(in the shell: --redshift-space --los z\)\?"),
+        (lambda v: v * [1, 1, 0.7], r"los='z' and no to_redshift_space.*or never"),
     ],
 )
 def test_what_is_wrong_is_named(

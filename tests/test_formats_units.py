@@ -62,7 +62,7 @@ def test_surely_wrong(
 
 def test_positions_about_zero_and_their_origin(table: dict[str, Any], tmp_path: Path) -> None:
     path = stored(tmp_path, {**table, "position": table["position"] - SIDE / 2})
-    with pytest.raises(CatalogError, match=r"centred on 0.*origin=-box_size / 2"):
+    with pytest.raises(CatalogError, match=r"centred on 0.*origin=-150\), in Mpc/h.*--origin -150"):
         open_catalog(path, **FACTS)["position"].compute()
     for origin in (-SIDE / 2, [-SIDE / 2] * 3):
         got = open_catalog(path, **FACTS, origin=origin)

@@ -299,15 +299,18 @@ def check_positions(position: NDArray[Any], lengths: Sequence[float]) -> None:
         return
     check_finite("position", position)
     sides = np.asarray(lengths)
-    # In float32 a value just below L can round up to L, which is a wrap and no error.
-    slack = 1e-6 * sides
+    # Of a value just below L what is written in six digits can be above, and moved by L / 2 it can
+    # be below 0: a wrap, and no error.
+    slack = 5e-6 * sides
     low, high = position.min(axis=0), position.max(axis=0)
     if (low >= -slack).all() and (high <= sides + slack).all():
         return
     outside = ((position < -slack) | (position > sides + slack)).any(axis=1)
+    halves = [f"{-side / 2:g}" for side in dict.fromkeys(lengths)]
+    half = halves[0] if len(halves) == 1 else f"[{listing(f'{-side / 2:g}' for side in lengths)}]"
     hint = (
-        "They look centred on 0: add box_size / 2. (open_catalog takes origin=-box_size / 2; in "
-        f"the shell: --origin {' '.join(f'{-side / 2:g}' for side in dict.fromkeys(lengths))})"
+        f"They look centred on 0: pass open_catalog(..., origin={half}), in Mpc/h; in the shell: "
+        f"--origin {half.strip('[]').replace(',', '')}"
         if (low < -0.3 * sides).all() and (high < 0.6 * sides).all()
         else "Are they in kpc/h, or is box_size wrong? "
         "(open_catalog takes units={'position': 'kpc/h'}; in the shell: --units position=kpc/h)"
@@ -315,7 +318,8 @@ def check_positions(position: NDArray[Any], lengths: Sequence[float]) -> None:
         else "They look like right ascension, declination and redshift: convert them to comoving "
         "Mpc/h in a box that is wide enough."
         if len(position) >= 100 and (low[:2] >= [-180, -90]).all() and (high <= [360, 90, 20]).all()
-        else "Wrap them with position % box_size if that is what they mean."
+        else "Are they in comoving Mpc/h, and box_size too? If some have left a periodic box: "
+        "position % box_size"
     )
     expected = (
         f"0 to {sides[0]:g} Mpc/h along each axis"

@@ -96,7 +96,8 @@ def select(
         fewer = [*edges[:-1].tolist(), whole]
         raise CatalogError(
             f"number_density={edges[-1]:g} (h/Mpc)^3 needs {ranks[-1]} halos in {volume:g} "
-            f"(Mpc/h)^3; the catalogue has {n}, that is {n / volume:.3g} (h/Mpc)^3. "
+            f"(Mpc/h)^3; the catalogue has {n}, that is {n / volume:.3g} (h/Mpc)^3 if box_size is "
+            "in Mpc/h. "
             + (
                 f"Nearly enough: select(number_density={fewer}) is within the {TOLERANCE:.0%} that "
                 f"models allow (in the shell: --number-density {' '.join(map(str, fewer))})"

@@ -47,7 +47,8 @@ def plot_slab(
     field : DataArray, dims (x, y, z) and at most one more
         With coordinates in Mpc/h.
     show : str, optional
-        Which part of the further dim: of a vector ``"magnitude"`` (default) or a component; of
+        Which part of the further dim: of a vector ``"magnitude"`` (default), that of each cell
+        before the average, or a component; of
         halos ``"all"``, the sum over their mass bins (default); else a label of the dim, as text
         (default: the first).
     axis : {"x", "y", "z"}, optional

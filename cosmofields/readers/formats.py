@@ -269,7 +269,7 @@ def _three(column: str, there: Collection[str]) -> tuple[str, ...]:
     if column == "mass":
         return ()
     for key in sorted(there):
-        for letters in ("xyz", "XYZ"):
+        for letters in ("xyz", "XYZ", "123"):
             at = key.rfind(letters[0])
             three = tuple(key[:at] + letter + key[at + 1 :] for letter in letters)
             rest = (key[:at] + key[at + 1 :]).lower()

@@ -369,7 +369,9 @@ def _read_rows(
         if column == "velocity":
             check_velocities(values)
     except CatalogError as error:
-        raise CatalogError(f"{where}: {error}") from error
+        logarithm = any(part.log for part in columns) and not np.isfinite(values).all()
+        hint = ". Are they logarithms, as `units` says?" if logarithm else ""
+        raise CatalogError(f"{where}: {error}{hint}") from None
     doubt = doubts(column, values, lengths, facts, whole=whole)
     if doubt:
         warnings.warn(f"{where}: {doubt}", UnitsWarning, stacklevel=2)

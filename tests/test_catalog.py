@@ -208,7 +208,8 @@ def test_hint_kpc(make):
 def test_hint_centred(make):
     rng = np.random.default_rng(0)
     with pytest.raises(
-        CatalogError, match=r"centred on 0: pass open_catalog\(\.\.\., origin=-50\), in Mpc/h"
+        CatalogError,
+        match=r"centred on 0: add box_size / 2, as open_catalog does with origin=-50 \(",
     ):
         make(position=rng.uniform(-50, 50, (20, 3)))
 

@@ -52,6 +52,7 @@ OTHERS = {
     "out": "the store, of reconstruct",
     "catalog": "path, of open_catalog",
     "store": "path, of verify and info",
+    "trust_units": "a filter of UnitsWarning",
 }
 
 

@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 
 import cosmofields as cf
 
+# Halos and weights are made up: the ones do not move as the others say.
+pytestmark = pytest.mark.filterwarnings("ignore::cosmofields.consistency.VelocityWarning")
+
 distributed = pytest.importorskip("distributed")
 
 N_GRID = 32

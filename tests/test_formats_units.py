@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from cosmofields.catalog import UnitsWarning, from_arrays
+from cosmofields.catalog import UnitsWarning, doubts, from_arrays
 from cosmofields.catalog.plausible import expected_rms
 from cosmofields.conventions import (
     CatalogError,
@@ -62,7 +62,9 @@ def test_surely_wrong(
 
 def test_positions_about_zero_and_their_origin(table: dict[str, Any], tmp_path: Path) -> None:
     path = stored(tmp_path, {**table, "position": table["position"] - SIDE / 2})
-    with pytest.raises(CatalogError, match=r"centred on 0.*origin=-150\), in Mpc/h.*--origin -150"):
+    with pytest.raises(
+        CatalogError, match=r"centred on 0.*origin=-150 \(Mpc/h; in the shell: --origin -150\)"
+    ):
         open_catalog(path, **FACTS)["position"].compute()
     for origin in (-SIDE / 2, [-SIDE / 2] * 3):
         got = open_catalog(path, **FACTS, origin=origin)
@@ -101,18 +103,18 @@ def test_a_box_wider_than_the_universe(table: dict[str, Any], tmp_path: Path) ->
         (
             "position",
             lambda x: x * [1, 0.6, 0] + [0, 0, 0.59],
-            r"y spans .* of 300 Mpc/h, z spans 0.59 to 0.59 of 300 Mpc/h. Are they angles",
+            r"y spans .* of 300 Mpc/h, z spans 0.59 to 0.59 of 300 Mpc/h.*are they angles",
         ),
         ("position", lambda x: x * 0.6774, r"0\.677 of box_size=300, .* in Mpc and not in Mpc/h"),
         (
             "position",
             lambda x: x * 0.98,
-            r"0\.98 of box_size=300, and the rest is empty. Is it box_",
+            r"0\.98 of box_size=300, and the rest is empty.*span 29\d",
         ),
         (
             "position",
             lambda x: x * [1, 1, 0.98],
-            r"z spans 0\.\d+ to 29\d.* of 300 Mpc/h. Are they",
+            r"z spans 0\.\d+ to 29\d.* of 300 Mpc/h. Is box_size",
         ),
     ],
 )
@@ -122,6 +124,25 @@ def test_doubts(
     ds = open_catalog(stored(tmp_path, {**table, column: change(table[column])}), **FACTS)
     with pytest.warns(UnitsWarning, match=rf"a\.h5': .*{message}"):
         ds[column].compute()
+
+
+@pytest.mark.parametrize("rows", [1000, 100_000])
+@pytest.mark.parametrize(
+    "coarse",
+    [
+        lambda x: x,
+        np.rint,
+        lambda x: np.rint(x / 10) * 10,
+        np.floor,
+        lambda x: (np.floor(x / 2.5) + 0.5) * 2.5,
+        lambda x: x**3 / SIDE**2,  # crowded at one face
+    ],
+)
+def test_no_doubt_about_a_box_that_is_full(coarse: Any, rows: int) -> None:
+    """Coordinates of few digits, in the middles of cells, few of them: what fills a box does."""
+    x = np.random.default_rng(rows).uniform(0, SIDE, (rows, 3))
+    facts = {"redshift": 0.5, "cosmology": FACTS["cosmology"]}
+    assert doubts("position", coarse(x) % SIDE, [SIDE] * 3, facts, whole=True) is None
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,14 @@ def test_columns_that_are_not_there(csv: Any, capsys: pytest.CaptureFixture[str]
         cf.open_catalog(theirs, **BOX)
     with says("`velocity` (V)", "('VXc', 'VYc', 'VZc') (in the shell: --velocity VXc VYc VZc)"):
         cf.open_catalog(theirs, position=("Xc", "Yc", "Zc"), velocity="V", **BOX)
+    # What is the position is no velocity, however near its name.
+    path = csv(lambda table: table.rename(columns={"vx": "u", "vy": "v", "vz": "w"}))
+    with says("`velocity` ((", "Name it", "velocity=('vx', 'vy', 'vz')") as met:
+        cf.open_catalog(path, velocity=("vx", "vy", "vz"), **BOX)
+    assert "did you mean" not in str(met.value)
+    path = csv(lambda table: table.assign(Ax=1.0, Ay=1.0, Az=1.0).rename(columns=str.upper))
+    with says("`position` (pos)", "position=('x', 'y', 'z')"):
+        cf.open_catalog(path, position="pos", **BOX)
     path = csv(lambda table: table.rename(columns={"x": "east", "y": "north", "z": "up"}))
     with says("No dataset that is `mass` (m200)", "it holds east", "(in the shell: --mass NAME)"):
         cf.open_catalog(path, position=("east", "north", "up"), mass="m200", **BOX)
@@ -169,39 +177,50 @@ def test_a_folder_with_copies(csv: Any, tmp_path: Path) -> None:
     once = cf.open_catalog(folder, **BOX)
     assert once.sizes["halo"] == 5000
     (folder / "b.csv").write_bytes((folder / "a.csv").read_bytes())
-    with says("Nothing in ", "mine/a.csv'", "one of the 2 files of ", "such as ", "mine/*.csv'"):
+    with says("holds 2 files of csv", "would count twice", "mine/a.csv'; or of parts", "/*.csv'"):
         cf.open_catalog(folder, **BOX)
     assert cf.open_catalog(folder / "*.csv", **BOX).sizes["halo"] == 10_000
     (folder / "b.csv").write_text("started at noon\nended at one\n")
-    with says("`position` in", "b.csv'", "one of the 2 files", "name them"):
+    with says("`position` in", "b.csv'", "holds 2 files; to read some", "mine/a.csv'"):
         cf.open_catalog(folder, **BOX)
+    (folder / "b.csv").unlink()
+    (folder / "a.csv").rename(folder / "part-00000.csv")
+    (folder / "part-00001.csv").write_bytes((folder / "part-00000.csv").read_bytes())
+    assert cf.open_catalog(folder, **BOX).sizes["halo"] == 10_000
 
 
 def test_a_catalogue_where_a_simulated_box_is_expected(
     csv: Any, columns: tuple[Any, Any, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = csv()
-    with says("is no simulated box, but of the format csv", "predict halos.csv --out", "cf.open_c"):
+    with says(
+        "is no simulated box, but of the format csv", "predict 'halos.csv' --out", "cf.open_c"
+    ):
         cf.open_box(path)
     assert main(["evaluate", path, path, "--out", "report"]) == 2
-    assert "cosmofields predict halos.csv --out fields.zarr" in capsys.readouterr().err
+    assert "cosmofields predict 'halos.csv' --out fields.zarr" in capsys.readouterr().err
     with h5py.File("halos.h5", "w") as file:
         file["halos/Position"] = columns[0]
-    with says("it lacks halos/Velocity, ", "predict halos.h5 --out fields.zarr"):
+    with says("it lacks halos/Velocity, ", "predict 'halos.h5' --out fields.zarr"):
         cf.open_box("halos.h5")
 
 
+@pytest.mark.filterwarnings("ignore::cosmofields.consistency.VelocityWarning")  # made up
 def test_doubts_end_a_run_of_the_shell(csv: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """Nobody looks at its warnings, and its result would be wrong."""
     line = ["predict", csv(), "--out", "fields.zarr", "--n-grid", "44"]
     wrong = [*OPTIONS, "--box-size", "103.125"]
     assert main([*line, *wrong]) == 2
     said = capsys.readouterr().err
-    assert "0.97 of box_size=103.125, and the rest is empty. Is it box_size=100" in said
-    assert "If they are right: --allow-mismatch" in said
+    assert "0.97 of box_size=103.125, and the rest is empty" in said
+    assert "If the numbers are right: --trust-units" in said
     assert not Path("fields.zarr").exists()
-    with pytest.warns(UnitsWarning, match="the rest is empty"):
-        assert main([*line, *wrong, "--allow-mismatch"]) == 0
+    # The second looks at all rows, shifted along z, whatever chunks they came in.
+    with (
+        pytest.warns(UnitsWarning, match="the rest is empty"),
+        pytest.warns(UnitsWarning, match=r"^Of 5000 positions x spans .*, y spans .*Is box_size"),
+    ):
+        assert main([*line, *wrong, "--trust-units"]) == 0
     assert "own velocities of the tracers, over those of the field: " in capsys.readouterr().err
 
 

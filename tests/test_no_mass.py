@@ -18,6 +18,9 @@ from cosmofields.cli import main
 from cosmofields.conventions import CatalogError, MissingVariableError, ModelMismatchError
 from cosmofields.store import open_store
 
+# Halos and weights are made up: the ones do not move as the others say.
+pytestmark = pytest.mark.filterwarnings("ignore::cosmofields.consistency.VelocityWarning")
+
 SIDE, DENSITY = 75.0, 3e-3
 
 

@@ -33,6 +33,9 @@ from cosmofields.reconstruction import jobs, reconstruct, whole
 from cosmofields.store import describe
 from cosmofields.unet import cited, load_cards, load_model, write_card
 
+# Halos and weights are made up: the ones do not move as the others say.
+pytestmark = pytest.mark.filterwarnings("ignore::cosmofields.consistency.VelocityWarning")
+
 N_GRID = 96  # more than one chunk, and so more than one tile, a side
 FIELDS = ("density", "velocity", "momentum")
 OPTIONS: dict[str, Any] = {"n_grid": N_GRID, "precision": "float32", "progress": False}

@@ -309,8 +309,8 @@ def check_positions(position: NDArray[Any], lengths: Sequence[float]) -> None:
     halves = [f"{-side / 2:g}" for side in dict.fromkeys(lengths)]
     half = halves[0] if len(halves) == 1 else f"[{listing(f'{-side / 2:g}' for side in lengths)}]"
     hint = (
-        f"They look centred on 0: pass open_catalog(..., origin={half}), in Mpc/h; in the shell: "
-        f"--origin {half.strip('[]').replace(',', '')}"
+        "They look centred on 0: add box_size / 2, as open_catalog does with "
+        f"origin={half} (Mpc/h; in the shell: --origin {half.strip('[]').replace(',', '')})"
         if (low < -0.3 * sides).all() and (high < 0.6 * sides).all()
         else "Are they in kpc/h, or is box_size wrong? "
         "(open_catalog takes units={'position': 'kpc/h'}; in the shell: --units position=kpc/h)"

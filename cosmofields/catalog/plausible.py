@@ -102,12 +102,12 @@ def _doubt_positions(position: NDArray[Any], sides: NDArray[np.float64], whole: 
         _is_empty(np.sort(position[:, i]), side, low[i] + side - high[i])
         for i, side in enumerate(sides)
     ]
-    if all(empty):
+    if all(empty) or (high < 0.9 * sides).all():
         ratio = float((high / sides).max())
         return (
-            f"{span}, {ratio:.3g} of {box}, and the rest is empty. Is it box_size="
-            f"{float(high.max()):.4g}, is one of the two in Mpc and not in Mpc/h, or is this a "
-            "part of the box?"
+            f"{span}, {ratio:.3g} of {box}, and the rest is empty. Is box_size right, is one of "
+            "the two in Mpc and not in Mpc/h, or is this a part of the box? The positions span "
+            f"{listing(f'{side:.6g}' for side in high - low)}"
         )
     short = [
         f"{axis} spans {low[i]:.4g} to {high[i]:.4g} of {side:g} Mpc/h"
@@ -116,8 +116,9 @@ def _doubt_positions(position: NDArray[Any], sides: NDArray[np.float64], whole: 
     ]
     if short:
         return (
-            f"Of {len(position)} positions {listing(short)}. Are they angles and a redshift, which "
-            "are to be converted to comoving Mpc/h, or is this a part of the box?"
+            f"Of {len(position)} positions {listing(short)}. Is box_size right, are they angles "
+            "and a redshift, which are to be converted to comoving Mpc/h, or is this a part of the "
+            "box?"
         )
     return None
 

@@ -72,6 +72,12 @@ def catalog_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="corner of the box, Mpc/h, one or three (default: 0)",
     )
+    group.add_argument(
+        "--trust-units",
+        action="store_true",
+        help="go on with numbers that are unlikely in their units, and with boxes that are empty "
+        "in part; default: say so and end",
+    )
 
 
 @contextmanager
@@ -85,7 +91,7 @@ def doubts_refused(*, overruled: bool) -> Iterator[None]:
         try:
             yield
         except UnitsWarning as doubt:
-            raise CosmofieldsError(f"{doubt} If they are right: --allow-mismatch") from doubt
+            raise CosmofieldsError(f"{doubt} If the numbers are right: --trust-units") from doubt
 
 
 def catalog_of(args: argparse.Namespace, los: str | None) -> xr.Dataset:

@@ -146,8 +146,7 @@ out:  a Zarr store of the groups halos, observed, linear, reconstructed:
     networks.add_argument(
         "--allow-mismatch",
         action="store_true",
-        help="use the model on a box that it was not trained for (`cosmofields info MODEL`), and "
-        "numbers that are unlikely in their units",
+        help="use the model on a box that it was not trained for: see `cosmofields info MODEL`",
     )
     machine = predict.add_argument_group("the machine")
     machine.add_argument(
@@ -285,7 +284,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _predict(args: argparse.Namespace) -> None:
     check_inputs(model=args.model)
-    with doubts_refused(overruled=args.allow_mismatch):
+    with doubts_refused(overruled=args.trust_units):
         _reconstruct(args)
     print(args.out)
 

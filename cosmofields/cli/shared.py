@@ -120,7 +120,7 @@ def cosmology(text: str) -> dict[str, float]:
         return {key.strip(): float(value) for key, value in pairs}
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r}; expected Omega_m=0.268,h=0.71,Omega_b=0.0445,n_s=0.968,sigma8=0.83"
+            f"{text!r}; expected numbers for Omega_m=...,h=...,Omega_b=...,n_s=...,sigma8=..."
         ) from None
 
 

@@ -22,7 +22,7 @@ from .hdf5 import is_zarr, read_hdf5, scan_hdf5
 from .parts import Part, read_part
 
 _FIELDS_OF = (
-    "The fields behind a catalogue: cosmofields predict {} --out fields.zarr; in Python "
+    "The fields behind a catalogue: cosmofields predict {!r} --out fields.zarr; in Python "
     "cf.open_catalog"
 )
 
@@ -68,7 +68,7 @@ def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
     if kind not in (None, "hdf5"):
         raise StoreError(
             f"{str(path)!r} is no simulated box, but of the format {kind}. "
-            f"{_FIELDS_OF.format(path)}"
+            f"{_FIELDS_OF.format(str(path))}"
         )
     # As a catalogue: nothing that lies in other files, and no more than the file can hold.
     table = scan_hdf5(str(path))
@@ -79,7 +79,7 @@ def open_box(path: str | Path) -> tuple[xr.Dataset, xr.Dataset]:
     lacking = [name for name in wanted if name not in table.parts]
     lacking += [f"attribute {key}" for key in keys if key not in attrs]
     if lacking:
-        hint = f". {_FIELDS_OF.format(path)}" if {*wanted[3:]} <= {*lacking} else ""
+        hint = f". {_FIELDS_OF.format(str(path))}" if {*wanted[3:]} <= {*lacking} else ""
         raise StoreError(f"{str(path)!r} is no simulated box: it lacks {listing(lacking)}{hint}")
     density, momentum = (table.parts[name] for name in wanted[3:])
     shape = density.shape

@@ -253,10 +253,17 @@ def find(
         there = parts or table.parts
         holds = listing(f"{key} {part.shape}" for key, part in sorted(there.items()))
         what = f"{len(found)} datasets could be" if found else "No dataset that is"
-        three = _three(column, there)
+        others = {
+            part.name
+            for other in NAMES.keys() - {column}
+            for one in _by_usual_names(there, other)
+            for part in one
+        }
+        free = [key.removeprefix(base) for key, part in there.items() if part.name not in others]
+        three = _three(column, free)
         raise MissingVariableError(
             f"{what} `{column}`{f' ({name})' if name else ''} in {table.path!r}; it holds "
-            f"{holds or 'none at all'}{_meant(name, there)}. Name it: "
+            f"{holds or 'none at all'}{_meant(name, free)}. Name it: "
             f"open_catalog(..., {column}='...'), or its group: "
             f"group='...'{f'; or three: {column}={three}' if three else ''} "
             f"(in the shell: --{column} {' '.join(three) or 'NAME'})"
@@ -265,28 +272,27 @@ def find(
 
 
 def _three(column: str, there: Collection[str]) -> tuple[str, ...]:
-    """Names of x, y and z, of those that there are if any look like it; none of a mass."""
-    if column == "mass":
+    """Names of x, y and z: the only ones that look like it, else the usual; none of a mass."""
+    usual = {"position": ("x", "y", "z"), "velocity": ("vx", "vy", "vz")}
+    if column not in usual:
         return ()
-    for key in sorted(there):
+    found = set()
+    for key in there:
         for letters in ("xyz", "XYZ", "123"):
-            at = key.rfind(letters[0])
-            three = tuple(key[:at] + letter + key[at + 1 :] for letter in letters)
-            rest = (key[:at] + key[at + 1 :]).lower()
-            if (
-                at >= 0
-                and all(one in there for one in three)
-                and (("v" in rest) == (column == "velocity"))
-            ):
-                return three
-    return ("x", "y", "z")
+            head, x, tail = key.rpartition(letters[0])
+            three = tuple(f"{head}{letter}{tail}" for letter in letters)
+            # Columns of velocities say so; what says nothing is not offered for one.
+            fits = ("v" in f"{head}{tail}".lower()) == (column == "velocity")
+            if x and fits and all(one in there for one in three):
+                found.add(three)
+    return found.pop() if len(found) == 1 else usual[column]
 
 
 def _meant(name: Names, there: Collection[str]) -> str:
     """The names that lie near to those asked for, whatever their case."""
     asked = [] if name is None else [name] if isinstance(name, str) else [str(one) for one in name]
     known = {key.lower(): key for key in there}
-    near = {one: get_close_matches(one.lower(), known, 1) for one in asked if one not in there}
+    near = {one: get_close_matches(one.lower(), known, 1, 0.7) for one in asked if one not in there}
     meant = listing(f"{known[match[0]]!r} for {one!r}" for one, match in near.items() if match)
     return f" (did you mean {meant}?)" if meant else ""
 

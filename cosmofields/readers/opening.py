@@ -32,7 +32,6 @@ from ..catalog import (
 )
 from ..conventions import (
     CatalogError,
-    CosmofieldsError,
     MissingAttributeError,
     MissingVariableError,
     StoreError,
@@ -44,9 +43,10 @@ from .formats import FORMATS, recognise, understand
 from .parts import Column, File, cut, read_column
 
 ROWS = 2**22  # of a chunk: 48 MB of positions in float32
-# A folder may hold copies of these, or other catalogues; other formats number the parts of one, or
-# are written as folders.
-WHOLE = {"csv", "hdf5", "fits", "npz"}
+# A folder may hold copies of these, or other catalogues; other formats number the parts of one in
+# their headers, and dask, Spark and pyarrow in the names of files.
+PART = re.compile(r"part[-._]?\d+")
+WHOLE = {"csv", "hdf5", "fits", "npz", "parquet"}
 CHUNKS = 10**6  # of a catalogue, at most: more would fill the memory before anything is read
 
 Source = str | os.PathLike[str]
@@ -156,15 +156,21 @@ def open_catalog(
     try:
         files = [understand(path, format, ask) for path in paths]
         first = _check_together(files)
-        if _is_folder(source) and len(files) > 1 and first.format in WHOLE:
-            raise StoreError(f"Nothing in {first.path!r} says that it is a part of a catalogue")
-    except CosmofieldsError as error:
+    except (StoreError, MissingVariableError) as error:
         if len(paths) == 1 or not _is_folder(source):
             raise
         raise type(error)(
-            f"{error}. It is one of the {len(paths)} files of {os.fspath(source)!r}; to read "
-            f"others, name them, such as '{Path(paths[0]).parent / '*'}{Path(paths[0]).suffix}'"
-        ) from error
+            f"{error}. {os.fspath(source)!r} holds {len(paths)} files; to read some of them, name "
+            f"them, such as {paths[0]!r}"
+        ) from None
+    numbered = all(PART.match(Path(path).name) for path in paths)
+    if _is_folder(source) and len(files) > 1 and first.format in WHOLE and not numbered:
+        raise StoreError(
+            f"{os.fspath(source)!r} holds {len(files)} files of {first.format}, and nothing says "
+            f"that they are parts of one catalogue; of copies each halo would count twice. Name "
+            f"one, such as {paths[0]!r}; or of parts all: "
+            f"'{Path(paths[0]).parent / '*'}{Path(paths[0]).suffix}'"
+        )
     facts = _require_facts(first)
     parts = [file for file in files if file.n_rows]
     if not parts:
@@ -356,7 +362,9 @@ def _read_rows(
 ) -> NDArray[np.float32]:
     low, high = block_info[None]["array-location"][0]
     whole = block_info[None]["num-chunks"][0] == 1
-    where = repr(columns[0].parts[0].path) + ("" if whole else f", rows {low} to {high - 1}")
+    paths = list(dict.fromkeys(part.parts[0].path for part, _ in cut(columns, low, high)))
+    where = repr(paths[0]) if len(paths) == 1 else f"{len(paths)} files, {paths[0]!r} the first"
+    where += "" if whole else f", rows {low} to {high - 1}"
     lengths = parse_box_size(facts["box_size"])
     values = np.concatenate([read_column(part, rows) for part, rows in cut(columns, low, high)])
     try:

@@ -39,7 +39,9 @@ from ..unet import FieldModel, cited, weights_digest
 ERRORS = ("density_error", "velocity_error")
 # Cells, once for each symmetry: fewer are done about as soon as probes, of seconds, say when.
 WORTH_PROBING = 256**3
-COLUMNS = ("position", "velocity", "mass", "mass_bin")
+# Of a catalogue: what decides the numbers, and what is kept beside it.
+DECIDING = ("position", "mass", "mass_bin")
+COLUMNS = (*DECIDING, "velocity")
 # Stage that writes each array.
 WRITERS = {
     "observed/halo_density": "observed",
@@ -174,7 +176,7 @@ def make_job(
 def plan_of(job: Job, halos: xr.Dataset | None, observed: xr.Dataset) -> dict[str, Any]:
     """What decides the numbers, as JSON would give it back."""
     field = observed["halo_density"]
-    found = stages.rows(halos, COLUMNS) if halos is not None else stages.moments(field)
+    found = stages.rows(halos, DECIDING) if halos is not None else stages.moments(field)
     plan = {
         **json_attrs(box_facts(observed), "tracers"),
         "n_grid": job.grid.shape,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import xarray as xr
 from rich.console import Console
 
 from .. import stages
-from ..catalog import row_dim, select
+from ..catalog import UnitsWarning, doubts, row_dim, select
 from ..consistency import FEWEST, compare_velocities
 from ..conventions import CatalogError, box_lengths, variable
 from ..cosmology import cosmology_of
@@ -91,6 +92,13 @@ def reconstruct(
         If ``store`` holds something else, or the reconstruction of something else.
     CatalogError, ModelMismatchError, MissingVariableError, MissingAttributeError
         If the tracers are in real space, or do not suit the model; before anything is written.
+
+    Warns
+    -----
+    UnitsWarning
+        If the positions leave a part of the box empty.
+    VelocityWarning
+        If the tracers do not move as the field says: see :func:`~cosmofields.compare_velocities`.
     """
     say = console or Console(stderr=True, quiet=not progress)
     # Workers may stand in another directory.
@@ -181,6 +189,11 @@ def _tracers(
     wanted = card["trained_for"]
     # Halos are few beside the cells, and ranked by mass they come from all over the file.
     halos = source[[name for name in COLUMNS if name in source]].compute()
+    # Of all rows at once, which a chunk cannot tell; and of workers no warning comes back.
+    facts = {key: source.attrs[key] for key in ("redshift", "cosmology")}
+    doubt = doubts("position", halos["position"].values, box_lengths(source), facts, whole=True)
+    if doubt:
+        warnings.warn(doubt, UnitsWarning, stacklevel=3)
     if "mass_bin" not in halos:
         halos = select(halos, wanted["number_density"])
     if n_grid is None:

@@ -48,7 +48,6 @@ def test_a_typo_says_what_was_meant_and_not_the_whole_usage(
         "predikt a.csv": "argument VERB: invalid choice: 'predikt' (did you mean predict?); "
         "expected one of demo, predict, ",
         "--zzz models": "unrecognized arguments: --zzz",
-        "": "the following arguments are required: VERB",
         "predict a.csv --out b --los w": "argument --los: invalid choice: 'w'; expected "
         "one of x, y, z",
         "predict a.csv --out b --box-size x": "argument --box-size: invalid float value: 'x'",
@@ -60,6 +59,8 @@ def test_a_typo_says_what_was_meant_and_not_the_whole_usage(
         said, *rest = capsys.readouterr().err.splitlines()
         assert said.partition(": ")[2].startswith(line)
         assert rest[-1].startswith("All options: cosmofields")
+    assert main([]) == 2
+    assert "reconstruct a catalogue into a store" in capsys.readouterr().err
 
 
 def test_files_that_are_not_there_are_named_without_delay(tmp_path: Path) -> None:

@@ -362,6 +362,15 @@ def test_the_plan_of_a_small_box_is_made_without_probes(
     assert (" min" in plan) == (least == 32**3)
 
 
+def test_velocities_do_not_decide(
+    undisturbed: Path, models: Path, small: int, tracers: xr.Dataset
+) -> None:
+    """A column that was corrected makes no other fields, once the positions are shifted."""
+    other = tracers.assign(velocity=tracers["velocity"] * 1.1)
+    tree = reconstruct(other, undisturbed, model=models, memory=small, **OPTIONS)
+    np.testing.assert_array_equal(tree["halos/velocity"], tracers["velocity"])
+
+
 def test_painted_fields_will_do(
     small: int, undisturbed: Path, models: Path, tracers: xr.Dataset, tmp_path: Path
 ) -> None:

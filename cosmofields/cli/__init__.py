@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action="version", version=version("cosmofields"), help="print it and exit"
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
     fields.add_verbs(verbs)
     stores.add_verbs(verbs)
     models.add_verbs(verbs)
@@ -97,7 +97,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code, as ``cosmofields --help`` lists them."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.verb is None:
+        parser.print_help(sys.stderr)
+        return 2
     args.command = shlex.join(["cosmofields", *(sys.argv[1:] if argv is None else argv)])
     try:
         with _leaves_on_sigterm(), _plain_warnings(args.verb):

@@ -150,7 +150,8 @@ def reconstruct(
 
 def _compare(halos: xr.Dataset, tree: xr.DataTree, say: Console) -> None:
     """Say whether the tracers move as the field that was made of them."""
-    if halos.sizes[row_dim(halos)] < FEWEST:
+    moving = halos["velocity"].any(row_dim(halos)).all()
+    if halos.sizes[row_dim(halos)] < FEWEST or not moving:
         return
     found = compare_velocities(halos, tree["reconstructed"].to_dataset())
     slope, r = (

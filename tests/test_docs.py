@@ -37,7 +37,9 @@ def small(box_file, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "page", ["start", "howto", "coming-from", "applications", "index"], ids=lambda page: page
 )
-@pytest.mark.filterwarnings("ignore::cosmofields.catalog.plausible.UnitsWarning")  # a box made up
+# A box made up.
+@pytest.mark.filterwarnings("ignore::cosmofields.catalog.plausible.UnitsWarning")
+@pytest.mark.filterwarnings("ignore::cosmofields.consistency.VelocityWarning")
 def test_the_code_of_a_page_runs(page, small):
     text = (DOCS / f"{page}.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

@@ -185,7 +185,7 @@ def test_command_without_masses_names_the_model(
 
 def test_too_few_halos_for_the_default(halos: xr.Dataset, shipped: None) -> None:
     few = halos.isel(halo=slice(500)).assign(mass=("halo", np.geomspace(1e14, 1e12, 500)))
-    few_of = r"has 500, that is 0.00119 \(h/Mpc\)\^3. "
+    few_of = r"has 500, that is 0.00119 \(h/Mpc\)\^3 if box_size is in Mpc/h. "
     with pytest.raises(CatalogError, match=few_of + "A model that ships .*model='sparse', with"):
         select(few)
     none = r"None of the models that ship \(default, no-mass, sparse\) is for such"

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,31 @@ def test_sigterm_is_an_interrupt_and_what_it_did_before_comes_back(
     assert main(["models"]) == 143
     assert "cosmofields models: terminated;" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_python_drops_comes_again(
+    sent: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a Ctrl-C during a finalizer Python says that it is ignored, and goes on."""
+
+    class Last:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), sent)
+            time.sleep(0.01)  # here the signal is seen
+
+    def job() -> None:
+        last = Last()
+        del last
+        time.sleep(30)
+
+    before = sys.unraisablehook
+    monkeypatch.setattr("cosmofields.scoring.models", job)
+    began = time.monotonic()
+    assert main(["models"]) == 128 + sent
+    assert time.monotonic() - began < 10
+    assert "cosmofields models: " in capsys.readouterr().err
+    assert sys.unraisablehook is before
 
 
 @pytest.mark.parametrize("verb", ["predict", "simulate", "train", "tune"])

@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     args.command = shlex.join(["cosmofields", *(sys.argv[1:] if argv is None else argv)])
     try:
-        with _leaves_on_sigterm(), _plain_warnings(args.verb):
+        with _leaves_on_sigterm(), _hears_interrupts(), _plain_warnings(args.verb):
             code: int = args.run(args) or 0
             sys.stdout.flush()
             return code
@@ -169,6 +169,29 @@ def _leaves_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _hears_interrupts() -> Iterator[None]:
+    """Interrupt again where Python drops an interrupt: in a finalizer, or a callback of a weakref.
+
+    It comes as a signal, a moment later, since here it would be dropped too.
+    """
+    before = sys.unraisablehook
+
+    def again(lost: Any) -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            before(lost)
+            return
+        terminated = issubclass(lost.exc_type, _Terminated)
+        number = signal.SIGTERM if terminated else signal.SIGINT
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager

@@ -191,8 +191,8 @@ def _tracers(
     # Halos are few beside the cells, and ranked by mass they come from all over the file.
     halos = source[[name for name in COLUMNS if name in source]].compute()
     # Of all rows at once, which a chunk cannot tell; and of workers no warning comes back.
-    facts = {key: source.attrs[key] for key in ("redshift", "cosmology")}
-    doubt = doubts("position", halos["position"].values, box_lengths(source), facts, whole=True)
+    position = halos["position"].transpose(dim, "component").values
+    doubt = doubts("position", position, box_lengths(source), source.attrs, whole=True)
     if doubt:
         warnings.warn(doubt, UnitsWarning, stacklevel=3)
     if "mass_bin" not in halos:

@@ -27,7 +27,7 @@ from .conventions import (
     variable,
 )
 from .cosmology import cosmology_of, redshift_of
-from .sampling import common_box, first_node
+from .sampling import common_box, common_redshift, first_node
 
 ROWS = 50_000  # more tell nothing more
 FEWEST = 1000  # fewer say little
@@ -90,12 +90,7 @@ def compare_velocities(catalog: xr.Dataset, fields: xr.Dataset | xr.DataArray) -
     field = canonical(field, "component")
     check_units(field, "velocity")
     grid = common_box(field, catalog, "compare_velocities")
-    redshift = redshift_of(catalog)
-    if abs(redshift - redshift_of(field)) > 1e-6:
-        raise CatalogError(
-            f"The catalogue is at redshift {redshift:g}, the velocity at {redshift_of(field):g}; "
-            "expected the same"
-        )
+    common_redshift(field, catalog)
     position, own = _tracers(catalog, grid)
     shape, sides = np.array(grid.shape), np.array(grid.lengths)
     at = np.rint((position - first_node(grid)) * shape / sides).astype(np.int64) % shape

@@ -170,11 +170,7 @@ def to_real_space(
         )
     velocity = _velocity(velocity)
     grid = common_box(velocity, catalog, "to_real_space")
-    here, there = redshift_of(catalog), redshift_of(velocity)
-    if abs(here - there) > 1e-6:
-        raise CatalogError(
-            f"The catalogue is at redshift {here:g}, the velocity at {there:g}; expected the same"
-        )
+    here = common_redshift(velocity, catalog)
     position = catalog["position"].transpose(dim, "component")
     speed = velocity.data[axis]
     rate = float(cosmology_of(catalog).aH(here))
@@ -225,6 +221,16 @@ def common_box(field: xr.DataArray, catalog: xr.Dataset, what: str) -> Grid:
             f"{catalog.attrs['box_size']} against {field.attrs['box_size']} Mpc/h"
         )
     return grid
+
+
+def common_redshift(velocity: xr.DataArray, catalog: xr.Dataset) -> float:
+    """Redshift of a velocity field and of the catalogue that it is read for."""
+    here, there = redshift_of(catalog), redshift_of(velocity)
+    if abs(here - there) > 1e-6:
+        raise CatalogError(
+            f"The catalogue is at redshift {here:g}, the velocity at {there:g}; expected the same"
+        )
+    return here
 
 
 def _whole(mesh: Any) -> Any:

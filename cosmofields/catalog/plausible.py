@@ -102,7 +102,7 @@ def _doubt_positions(position: NDArray[Any], sides: NDArray[np.float64], whole: 
         _is_empty(np.sort(position[:, i]), side, low[i] + side - high[i])
         for i, side in enumerate(sides)
     ]
-    if all(empty) or (high < 0.9 * sides).all():
+    if all(empty):
         ratio = float((high / sides).max())
         return (
             f"{span}, {ratio:.3g} of {box}, and the rest is empty. Is box_size right, is one of "
@@ -126,9 +126,9 @@ def _doubt_positions(position: NDArray[Any], sides: NDArray[np.float64], whole: 
 def _is_empty(x: NDArray[Any], side: float, slab: float) -> bool:
     """Whether sorted coordinates leave a slab at the face of the box that cannot be chance.
 
-    Chance makes slabs inside the box that are as wide.
+    Chance makes slabs inside the box that are as wide, but not of a tenth of it.
     """
-    return bool(slab > max(EMPTY * np.diff(x).max(), SLIT * side))
+    return bool(slab > min(max(EMPTY * np.diff(x).max(), SLIT * side), side / 10))
 
 
 def _doubt_velocities(rms: float, side: float, facts: Mapping[str, Any], whole: bool) -> str | None:
